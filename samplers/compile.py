@@ -1,0 +1,165 @@
+"""Compile a named sampler, a schedule and a strength of guidance into a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import exp, inf, log, sqrt
+
+from samplers import guidance
+from samplers.errors import choose, finite, whole
+from samplers.grids import Grid, make_grid
+from samplers.guidance import Rate
+from samplers.plan import Plan, Row, Update
+from samplers.registry import Recipe, find
+from samplers.schedule import NoiseSchedule
+from samplers.solvers import Move, Stage
+
+def compile_plan(
+    name: str,
+    schedule: NoiseSchedule,
+    nfe: int = 20,
+    scale: float | None = None,
+    *,
+    omega: float | Callable[[float], float] | None = None,
+    grid: str | Grid | Sequence[float] | None = None,
+    shape: str | None = None,
+    interval: tuple[float, float] | None = None,
+    **options: object,
+) -> Plan:
+    """Compile a named sampler into a checked plan of exactly `nfe` evaluations.
+
+    scale     ω for CFG samplers, λ_cfg for CFG++ ones; the recipe's default when left out
+    omega     the strength in CFG units instead, for any sampler: ω for CFG, the mean ω over the steps
+              for a kick, the mean over CFG++'s 50 reference steps for the bell (so the same at any
+              nfe); or a function σ → ω, the guidance rate itself
+    grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
+    shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
+    interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
+    options   the solver's own: `eta`, `window`, `order`, `corrector`; see `Recipe.options`
+
+    Raises ValueError for every name, number or option that does not fit, with what would.
+    """
+    recipe = find(name)
+    nfe = whole("nfe", nfe, 1, schedule.num_timesteps)
+    if scale is not None and omega is not None:
+        raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
+    _check_options(recipe, options)
+    levels = make_grid(grid or recipe.grid, schedule, nfe)
+    lam = [-log(sigma) if sigma else inf for sigma in levels]
+    stages = list(recipe.solver(lam, **options))
+    is_kick = recipe.strength.endswith("kick")
+    if is_kick and (shape or interval or callable(omega)):
+        raise ValueError(f"sampler {name!r} adds a kick per step; it takes no shape of ω(σ)")
+
+    def build(strength: float) -> tuple[Row, ...]:
+        return tuple(_kicked(recipe, schedule, stages, strength))
+
+    if is_kick:
+        scale = recipe.scale if scale is None else finite("scale", scale)
+        if omega is not None:  # a kick's strength is linear in the scale
+            unit = Plan(name, build(1.0), 1.0, recipe.order, "cfg++", False, 1.0).omega
+            scale = finite("omega", omega) / unit
+        rows = build(scale)
+    else:
+        scale, rate = _rate(recipe, schedule, scale, omega, shape)
+        if interval is not None:
+            rate = guidance.within(rate, *interval)
+        rows = tuple(_rated(recipe, schedule, stages, rate))
+    start = levels[0] if recipe.start == "ve" else sqrt(1 + levels[0] ** 2)
+    order = _order(recipe, options)
+    said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
+    if isinstance(grid, str):
+        said["grid"] = grid
+    plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
+    return plan.check()
+
+
+def _check_options(recipe: Recipe, options: dict) -> None:
+    for option, value in options.items():
+        if option not in recipe.options:
+            takes = ", ".join(recipe.options) or "none"
+            raise ValueError(
+                f"sampler {recipe.name!r} takes no option {option}={value!r}; its options: {takes}"
+            )
+    if finite("eta", options.get("eta", 0)) < 0:
+        raise ValueError(f"eta is {options['eta']}; it must be 0 (deterministic) or more")
+    low, high = options.get("window", (0, 1))
+    if not low < high:
+        raise ValueError(f"window is ({low}, {high}); it holds two noise levels, the lower first")
+
+
+def _order(recipe: Recipe, options: dict) -> int:
+    """The declared order, as the options change it; a corrector adds one."""
+    return int(options.get("order", recipe.order)) + bool(options.get("corrector"))
+
+
+def _rate(
+    recipe: Recipe,
+    schedule: NoiseSchedule,
+    scale: float | None,
+    omega: float | Rate | None,
+    shape: str | None,
+) -> tuple[float, Rate]:
+    """Return the scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
+    if callable(omega):
+        return 1.0, omega
+    shape = shape or recipe.strength
+    shapes = {
+        "constant": guidance.constant,
+        "rising": lambda w: guidance.rising(schedule, w),
+        "bell": lambda w: guidance.bell(schedule, w),
+    }
+    make = choose("shape", shape, shapes)
+    unit = guidance.mean_bell(schedule) if recipe.strength == "bell" else 1.0
+    if omega is not None:
+        scale = finite("omega", omega) / unit
+    scale = recipe.scale if scale is None else finite("scale", scale)
+    return scale, make(scale if shape == "bell" and unit != 1 else scale * unit)
+
+
+def _timestep(recipe: Recipe, schedule: NoiseSchedule, sigma: float) -> float:
+    t = schedule.timestep(sigma)
+    if recipe.timesteps == "nearest":
+        return float(round(t))
+    return t + 1 if recipe.timesteps == "after" else t
+
+
+def _update(move: Move, delta: tuple[float, ...]) -> Update:
+    return Update(exp(-move.to), move.decay, move.gains, delta, move.noise)
+
+
+def _rated(
+    recipe: Recipe, schedule: NoiseSchedule, stages: list[Stage], rate: Rate
+) -> Iterator[Row]:
+    """Integrate D_u + ω(σ)·Δ: each weight on D also weighs Δ, with the ω of that evaluation."""
+    weights = [finite("omega(sigma)", rate(exp(-stage.at))) for stage in stages]
+    for i, stage in enumerate(stages):
+
+        def guided(move: Move, i: int = i) -> Update:
+            return _update(move, tuple(c * weights[i - j] for j, c in enumerate(move.gains)))
+
+        sigma = exp(-stage.at)
+        probe = guided(stage.probe) if stage.probe else None
+        yield Row(sigma, _timestep(recipe, schedule, sigma), weights[i], guided(stage.carry), probe)
+
+
+def _kicked(
+    recipe: Recipe, schedule: NoiseSchedule, stages: list[Stage], scale: float
+) -> Iterator[Row]:
+    """Integrate D_u alone and add scale·Δ to the carry once per step; probes are not guided.
+
+    The leaky kick is CFGpp's 2M: the *guided* estimate minus the previous unconditional one stands
+    for the difference, so its weight −c_1 adds to the kick.
+    """
+    for stage in stages:
+        gains = stage.carry.gains
+        kick = scale
+        if recipe.strength == "leaky_kick" and len(gains) > 1:
+            kick *= 1 - gains[1]
+        delta = (kick, *[0.0] * (len(gains) - 1)) if gains else ()
+        probe = None
+        if stage.probe:
+            probe = _update(stage.probe, (0.0,) * len(stage.probe.gains))
+        sigma = exp(-stage.at)
+        timestep = _timestep(recipe, schedule, sigma)
+        yield Row(sigma, timestep, scale, _update(stage.carry, delta), probe)

@@ -1,0 +1,51 @@
+"""Wrap networks that predict v or x0 as ε-networks, the one contract of the loop."""
+
+from __future__ import annotations
+
+import torch
+
+from samplers.errors import choose
+from samplers.loop import Model
+from samplers.schedule import NoiseSchedule
+
+
+def _from_v(z, out, alpha, sigma_vp):
+    return alpha * out + sigma_vp * z  # v = α·ε − σ·x0 (Salimans & Ho 2022, arXiv:2202.00512)
+
+
+def _from_sample(z, out, alpha, sigma_vp):
+    return (z - alpha * out) / sigma_vp
+
+
+_CONVERSIONS = {"epsilon": None, "v_prediction": _from_v, "sample": _from_sample}
+
+
+def as_epsilon(model: Model, prediction_type: str, schedule: NoiseSchedule) -> Model:
+    """Return a model(z, t) → (ε_u, ε_c) from one that predicts ε, v or x0.
+
+    prediction_type  diffusers' names: "epsilon", "v_prediction", "sample"
+
+    α is read from the schedule at the (possibly fractional) timestep on the network's device, in
+    float32 or better; nothing waits for the device.
+    """
+    convert = choose("prediction type", prediction_type, _CONVERSIONS)
+    if convert is None:
+        return model
+    log_sigmas = [schedule.log_sigma(t) for t in range(schedule.num_timesteps)]
+    tables: dict[torch.device, torch.Tensor] = {}
+
+    def wrapped(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        table = tables.setdefault(
+            z.device, torch.tensor(log_sigmas, dtype=dtype, device=z.device)
+        ).to(dtype)
+        low = t.long().clamp(0, len(log_sigmas) - 2)
+        sigma = torch.lerp(table[low], table[low + 1], (t - low).to(dtype)).exp()
+        alpha = (1 + sigma * sigma).rsqrt()
+        z_wide = z.to(dtype)
+        first, second = (
+            convert(z_wide, out.to(dtype), alpha, sigma * alpha) for out in model(z, t)
+        )
+        return first, second
+
+    return wrapped

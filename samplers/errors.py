@@ -1,0 +1,37 @@
+"""Error messages that name the value, what is allowed, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from math import isfinite
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def choose(kind: str, name: str, options: Mapping[str, T]) -> T:
+    """Return options[name]; a ValueError suggests the nearest name and lists the known ones."""
+    if name in options:
+        return options[name]
+    near = get_close_matches(str(name), options, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(options)}")
+
+
+def finite(name: str, value: float) -> float:
+    """Return the value as a float; a ValueError names it when it is NaN, infinite or no number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a number") from None
+    if not isfinite(number):
+        raise ValueError(f"{name} is {number}; it must be finite")
+    return number
+
+
+def whole(name: str, value: int, low: int, high: int) -> int:
+    """Return the value as an int in [low, high], or raise a ValueError that says so."""
+    if isinstance(value, bool) or value != int(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {value}; it must be a whole number from {low} to {high}")
+    return int(value)

@@ -1,0 +1,61 @@
+"""Guidance: how strongly Δ = D_c − D_u enters. Knows no solver.
+
+Two kinds exist. A *rate* ω(σ) belongs to the equation: the sampler integrates D_u + ω(σ)·Δ, which
+has a limit as the grid is refined. A *kick* adds λ_cfg·Δ once per step, as CFG++ is published; it has
+no limit, and its strength in CFG units, λ_cfg/(1 − σ'/σ), grows with the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from samplers.schedule import NoiseSchedule
+
+Rate = Callable[[float], float]  # σ → ω, in CFG units: 1 is the conditional model alone
+
+REFERENCE_STEPS = 50  # CFG++ pairs its λ_cfg with CFG's ω at 50 DDIM steps (arXiv:2406.08070)
+
+
+def constant(omega: float) -> Rate:
+    """Classifier-free guidance: D_u + ω·Δ at every noise level (arXiv:2207.12598)."""
+    return lambda sigma: omega
+
+
+def bell(schedule: NoiseSchedule, scale: float) -> Rate:
+    """CFG++'s weight as a function of noise: ω(σ) = λ_cfg/(1 − σ_ref/σ), free of the step count.
+
+    σ_ref is where the paper's reference, DDIM with 50 leading steps, arrives from σ: T/50 timesteps
+    further down. Below the first training timestep it falls linearly to 0 at t = −T/50, so that the
+    last step has ω = λ_cfg as in the paper. Over the noise levels this is bell-shaped: with
+    λ_cfg = 0.6 it runs from 5.5 over 9.5 to 0.6.
+    """
+    stride = schedule.num_timesteps / REFERENCE_STEPS
+
+    def omega(sigma: float) -> float:
+        t = schedule.timestep(sigma)
+        if t >= stride:
+            arrival = schedule.sigma(t - stride)
+        else:
+            arrival = schedule.sigma_min * t / stride
+        return scale / (1 - min(arrival / sigma, arrival / schedule.sigma(t)))
+
+    return omega
+
+
+def mean_bell(schedule: NoiseSchedule) -> float:
+    """Return the mean of `bell` at λ_cfg = 1 over its own 50 steps: 12.0 for Stable Diffusion."""
+    weight, skip = bell(schedule, 1.0), schedule.num_timesteps // REFERENCE_STEPS
+    levels = [schedule.sigma(i * skip + 1) for i in range(REFERENCE_STEPS)]
+    return sum(map(weight, levels)) / len(levels)
+
+
+def rising(schedule: NoiseSchedule, omega: float) -> Rate:
+    """Linear in time from 0 at σ_max to 2ω at t = 0, so that its mean over t is ω (2404.13040)."""
+    last = schedule.num_timesteps - 1
+    return lambda sigma: 2 * omega * (1 - schedule.timestep(sigma) / last)
+
+
+def within(rate: Rate, low: float, high: float) -> Rate:
+    """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724)."""
+    if not 0 <= low < high:
+        raise ValueError(f"guidance interval is ({low}, {high}]; it needs 0 <= low < high")
+    return lambda sigma: rate(sigma) if low < sigma <= high else 1.0

@@ -1,0 +1,133 @@
+"""Names: a sampler is a recipe of solver, grid and guidance. To add one, register it here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from samplers import solvers
+from samplers.errors import choose, whole
+from samplers.solvers import Stage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a name stands for.
+
+    order      of the solver; for a kick it holds for D_u alone, since a kick has no limit
+    strength   "constant", "bell" and "rising" are rates ω(σ); "kick" adds λ_cfg·Δ at every step,
+               "leaky_kick" as CFGpp's SD file does, where guidance leaks into 2M's history
+    timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
+               or the one "after" it (CFGpp's shifted table)
+    start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve")
+    """
+
+    name: str
+    solver: Callable[..., Iterator[Stage]]
+    grid: str
+    strength: str
+    order: int
+    source: str
+    scale: float
+    timesteps: str = "exact"
+    start: str = "vp"
+
+    @property
+    def guidance(self) -> str:
+        return "cfg" if self.strength in ("constant", "rising") else "cfg++"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that the solver takes beside the grid."""
+        return tuple(inspect.signature(self.solver).parameters)[1:]
+
+    @property
+    def stochastic(self) -> bool:
+        eta = inspect.signature(self.solver).parameters.get("eta")
+        return eta is not None and eta.default > 0
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 2 if self.solver is solvers.dpmpp_2s else 1
+
+
+def exp2m(
+    lam: Sequence[float],
+    order: int = 2,
+    eta: float = 0.0,
+    window: tuple[float, float] = (0.0, inf),
+    corrector: bool = False,
+) -> Iterator[Stage]:
+    """The exponential multistep family as one solver: `exponential`, or `corrected` on request."""
+    order = whole("order", order, 1, 3)
+    if not corrector:
+        return solvers.exponential(lam, order, eta, window)
+    if eta:
+        raise ValueError(f"eta={eta} with corrector=True: the corrector is for eta=0 only")
+    return solvers.corrected(lam, order)
+
+
+def _sde_3m(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
+    return solvers.dpmpp_3m(lam, eta)
+
+
+_RECIPES: dict[str, Recipe] = {}
+
+
+def register(recipe: Recipe) -> Recipe:
+    """Make a recipe available under its name; a name cannot be taken twice."""
+    if recipe.name in _RECIPES:
+        raise ValueError(f"sampler {recipe.name!r} is registered already; choose another name")
+    _RECIPES[recipe.name] = recipe
+    return recipe
+
+
+def find(name: str) -> Recipe:
+    """Return the recipe of a name; a ValueError suggests the nearest one."""
+    return choose("sampler", name, _RECIPES)
+
+
+def available() -> list[Recipe]:
+    """Return every registered recipe, in order of registration."""
+    return list(_RECIPES.values())
+
+
+def _register_all() -> None:
+    e, m2, s2 = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s
+    paper = "CFG++ arXiv:2406.08070"
+    for recipe in (
+        # the sampler that this project exists for
+        Recipe("exp2m_cfg++", exp2m, "karras", "bell", 2, "docs/method.md", 0.6),
+        # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick
+        Recipe("ddim", e, "leading", "constant", 1, "DDIM arXiv:2010.02502", 7.5),
+        Recipe("ddim_cfg++", e, "leading", "kick", 1, paper, 0.6),
+        Recipe("dpm2m", m2, "karras", "constant", 2, "DPM-Solver++ arXiv:2211.01095", 7.5),
+        Recipe("dpm2m_cfg++", m2, "karras", "kick", 2, paper, 0.6),
+        Recipe("dpm2s", s2, "karras", "constant", 2, "DPM-Solver++ arXiv:2211.01095", 7.5),
+        Recipe("dpm2s_cfg++", s2, "karras", "kick", 2, paper, 0.6),
+        Recipe("dpm3m_sde", _sde_3m, "karras", "constant", 2, "k-diffusion 3M SDE", 7.5),
+        Recipe("dpm3m_sde_cfg++", _sde_3m, "karras", "kick", 2, "k-diffusion 3M SDE", 0.6),
+        # other textbook methods
+        Recipe("dpm3m", solvers.dpmpp_3m, "karras", "constant", 2, "k-diffusion 3M", 7.5),
+        Recipe("res_2m", exp2m, "karras", "constant", 2, "RES arXiv:2308.02157", 7.5),
+        Recipe("exp3m", _third, "karras", "constant", 3, "exact weights, docs/method.md", 7.5),
+        # the original's names with the original's rules
+        Recipe("euler", e, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
+        Recipe("euler_cfg++", e, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
+        Recipe("euler_a", solvers.ancestral, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
+        Recipe("euler_a_cfg++", solvers.ancestral, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
+        Recipe("ddim_cfg++_first_order", e, "leading_shifted", "kick", 1, paper, 0.6, "after"),
+        Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp, SD file", 0.6, "nearest"),
+        Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp, SDXL file", 0.6,
+               "nearest", "ve"),
+    ):  # fmt: skip
+        register(recipe)
+
+
+def _third(lam: Sequence[float]) -> Iterator[Stage]:
+    return solvers.exponential(lam, 3)
+
+
+_register_all()

@@ -1,0 +1,96 @@
+"""The noise schedule: the only file that knows ᾱ.
+
+In variance-exploding units x = z/α a noise level is one number, σ = √((1 − ᾱ)/ᾱ); λ = −ln σ is half
+the log-SNR. Between the integer timesteps of training, ln σ is linear in t (as in k-diffusion).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from math import exp, isfinite, log, sqrt
+from typing import Any
+
+
+def alpha_of(sigma: float) -> float:
+    """Return α, the signal factor of z = α·x at noise level σ: 1/√(1 + σ²)."""
+    return 1 / sqrt(1 + sigma * sigma)
+
+
+class NoiseSchedule:
+    """Map timesteps to noise levels and back, continuously, in float64.
+
+    alphas_cumprod  ᾱ_0 … ᾱ_{T−1}: 1-D array-like in (0, 1), strictly decreasing
+    """
+
+    def __init__(self, alphas_cumprod: Iterable[float]):
+        table = [float(value) for value in alphas_cumprod]
+        if len(table) < 2:
+            raise ValueError(f"alphas_cumprod has {len(table)} entries; a schedule needs at least 2")
+        for t, value in enumerate(table):
+            if not (isfinite(value) and 0 < value < 1):
+                raise ValueError(
+                    f"alphas_cumprod[{t}] is {value}; every entry must lie inside (0, 1) "
+                    "(drop a prepended 1.0; clip a zero terminal SNR to a small positive value)"
+                )
+            if t and value >= table[t - 1]:
+                raise ValueError(
+                    f"alphas_cumprod[{t}] = {value} does not decrease; pass the cumulative product "
+                    "in training order, not betas and not reversed"
+                )
+        self.alphas_cumprod = tuple(table)
+        self._log_sigmas = [0.5 * (log(1 - a) - log(a)) for a in table]
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
+        """Read the table of any diffusers scheduler that has `alphas_cumprod`.
+
+        A 1.0 prepended to the table, as CFGpp does, is dropped.
+        """
+        table = [float(value) for value in scheduler.alphas_cumprod]
+        return cls(table[1:] if table and table[0] >= 1 else table)
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @property
+    def sigma_min(self) -> float:
+        return self.sigma(0)
+
+    @property
+    def sigma_max(self) -> float:
+        return self.sigma(self.num_timesteps - 1)
+
+    def log_sigma(self, t: float) -> float:
+        """Return ln σ at a timestep in [0, T − 1]; fractions are interpolated."""
+        if not 0 <= t <= self.num_timesteps - 1:
+            raise ValueError(f"timestep {t} lies outside [0, {self.num_timesteps - 1}]")
+        low = min(int(t), self.num_timesteps - 2)
+        left, right = self._log_sigmas[low : low + 2]
+        return left + (t - low) * (right - left)
+
+    def sigma(self, t: float) -> float:
+        """Return the noise level at a timestep in [0, T − 1]."""
+        t_whole = int(t)
+        if t == t_whole and 0 <= t_whole < self.num_timesteps:  # exact at the training timesteps
+            a = self.alphas_cumprod[t_whole]
+            return sqrt((1 - a) / a)
+        return exp(self.log_sigma(t))
+
+    def timestep(self, sigma: float) -> float:
+        """Return the timestep in [0, T − 1] of a noise level, clamped to the schedule's range.
+
+        Levels of integer timesteps give exactly those integers.
+        """
+        if not (isfinite(sigma) and sigma > 0):
+            raise ValueError(f"sigma is {sigma}; a noise level must be positive and finite")
+        target = log(sigma)
+        right = bisect_right(self._log_sigmas, target)
+        if right == 0:
+            return 0.0
+        if right == self.num_timesteps:
+            return float(self.num_timesteps - 1)
+        low, high = self._log_sigmas[right - 1], self._log_sigmas[right]
+        t = right - 1 + (target - low) / (high - low)
+        return float(round(t)) if abs(t - round(t)) < 1e-6 else t

@@ -1,0 +1,179 @@
+"""Solvers: one function per method, from a grid of half log-SNRs to steps on the data prediction.
+
+A solver knows nothing of guidance. It says how the next state follows from the last one and from
+the most recent clean estimates D: x' = a·x + Σ_j c_j·D[i−j] + s·noise, in variance-exploding units,
+for dx/dλ = D(x, λ) − x. Guidance (guidance.py) later splits each c_j into weights on the
+unconditional estimate and on Δ. Every `lam` holds n + 1 increasing values; the last may be +inf
+(σ = 0), which takes a first-order step, exact for whatever D the network returns there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, expm1, inf, isinf, sqrt
+
+from samplers.exponential import weights
+
+
+@dataclass(frozen=True)
+class Move:
+    """x' = decay·x + Σ_j gains[j]·D[i−j] + noise·z, arriving at half log-SNR `to`."""
+
+    to: float
+    decay: float
+    gains: tuple[float, ...] = ()
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one network evaluation leads to: the carried state moves, then a probe may look ahead.
+
+    `at` is the half log-SNR of the evaluation; without a probe the next one is made at the carry.
+    """
+
+    at: float
+    carry: Move
+    probe: Move | None = None
+
+
+def _stay(lam: float) -> Move:
+    return Move(lam, 1.0)
+
+
+def _first_order(start: float, end: float) -> Move:
+    return Move(end, exp(start - end), (-expm1(start - end),))
+
+
+def euler(lam: Sequence[float]) -> Iterator[Stage]:
+    """DDIM, Euler's method in VE units (Song et al. 2020, arXiv:2010.02502, eq. 12). Order 1."""
+    for start, end in zip(lam, lam[1:], strict=False):
+        yield Stage(start, _first_order(start, end))
+
+
+def ancestral(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
+    """Euler ancestral: step down to σ_down, then add σ_up of noise, σ_down² + σ_up² = σ'²."""
+    for start, end in zip(lam, lam[1:], strict=False):
+        sigma, to = exp(-start), exp(-end)
+        up = min(to, eta * to * sqrt(1 - (to / sigma) ** 2))
+        decay = sqrt(to * to - up * up) / sigma
+        yield Stage(start, Move(end, decay, (1 - decay,), up))
+
+
+def dpmpp_2m(lam: Sequence[float]) -> Iterator[Stage]:
+    """DPM-Solver++(2M): D extrapolated to the step's midpoint (arXiv:2211.01095, Algorithm 2).
+
+    Order 2. Not DPM-Solver-2M, which extrapolates ε; not RES, whose weight is the exact φ_2.
+    """
+    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+        move = _first_order(start, end)
+        if i and not isinf(end):
+            (gain,) = move.gains
+            half = (end - start) / (2 * (start - lam[i - 1]))  # 1/(2r), r = h_prev/h
+            move = Move(end, move.decay, (gain * (1 + half), -gain * half))
+        yield Stage(start, move)
+
+
+def dpmpp_2s(lam: Sequence[float]) -> Iterator[Stage]:
+    """DPM-Solver++(2S): every step spends two evaluations (arXiv:2211.01095, Algorithm 1).
+
+    The grid's levels are taken in pairs, so n evaluations visit n levels: a step from λ_i to λ_{i+2}
+    with its midpoint at λ_{i+1}, and first-order steps for what is left before σ = 0 (diffusers'
+    singlestep solver does the same). Order 2.
+    """
+    i, n = 0, len(lam) - 1
+    while i < n:
+        if i + 2 > n or isinf(lam[i + 2]):
+            yield Stage(lam[i], _first_order(lam[i], lam[i + 1]))
+            i += 1
+            continue
+        start, middle, end = lam[i : i + 3]
+        half = (end - start) / (2 * (middle - start))  # 1/(2r)
+        full = _first_order(start, end)
+        (gain,) = full.gains
+        yield Stage(start, _stay(start), _first_order(start, middle))
+        yield Stage(middle, Move(end, full.decay, (gain * half, gain * (1 - half))))
+        i += 2
+
+
+def dpmpp_3m(lam: Sequence[float], eta: float = 0.0) -> Iterator[Stage]:
+    """DPM-Solver++(3M), as published and as in k-diffusion's `sample_dpmpp_3m_sde`.
+
+    Its second difference lacks a factor 2, so with η = 0 it is of order 2, not 3 (`exponential`
+    with three nodes has order 3). η > 0 integrates the reverse SDE.
+    """
+    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+        if isinf(end):
+            yield Stage(start, _first_order(start, end))
+            continue
+        h = end - start
+        g = h * (1 + eta)
+        gain = -expm1(-g)
+        phi2 = 1 - gain / g
+        phi3 = phi2 / g - 0.5
+        if i == 0:
+            gains = (gain,)
+        elif i == 1:
+            r0 = (start - lam[i - 1]) / h
+            gains = (gain + phi2 / r0, -phi2 / r0)
+        else:
+            r0, r1 = (start - lam[i - 1]) / h, (lam[i - 1] - lam[i - 2]) / h
+            # d1 = d10 + (d10 − d11)·r0/(r0 + r1), d2 = (d10 − d11)/(r0 + r1), x += φ2·d1 − φ3·d2
+            w10 = phi2 * (1 + r0 / (r0 + r1)) - phi3 / (r0 + r1)
+            w11 = -phi2 * r0 / (r0 + r1) + phi3 / (r0 + r1)
+            gains = (gain + w10 / r0, -w10 / r0 + w11 / r1, -w11 / r1)
+        yield Stage(start, Move(end, exp(-g), gains, exp(-end) * sqrt(-expm1(-2 * eta * h))))
+
+
+def exponential(
+    lam: Sequence[float],
+    order: int = 2,
+    eta: float = 0.0,
+    window: tuple[float, float] = (0.0, inf),
+) -> Iterator[Stage]:
+    """Exponential Adams–Bashforth with exact weights: D is a polynomial through the last values.
+
+    dx/dλ = (1 + η)(D − x) plus noise σ'·√(1 − e^{−2ηh}); η acts on steps that start inside the σ
+    window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157); order p starts with lower ones.
+    """
+    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+        if isinf(end):
+            yield Stage(start, _first_order(start, end))
+            continue
+        noisy = eta if window[0] <= exp(-start) <= window[1] else 0.0
+        nodes = [lam[i - j] for j in range(min(order, i + 1))]
+        gains = tuple(weights(nodes, start, end, 1 + noisy))
+        h = end - start
+        noise = exp(-end) * sqrt(-expm1(-2 * noisy * h))
+        yield Stage(start, Move(end, exp(-h * (1 + noisy)), gains, noise))
+
+
+def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
+    """Exponential predictor with a free corrector, as UniPC does (arXiv:2302.04867), exact weights.
+
+    The carry waits one level behind; each evaluation at the predicted state first corrects it with
+    `order` + 1 nodes, the new value among them, then predicts the next with `order`. Order + 1 in
+    all. The last prediction, to σ = 0, folds into the carry.
+    """
+    n = len(lam) - 1
+    for i, (at, end) in enumerate(zip(lam, lam[1:], strict=False)):
+        nodes = [lam[i - j] for j in range(min(order, i + 1))]
+        predict = (
+            _first_order(at, end)
+            if isinf(end)
+            else Move(end, exp(at - end), tuple(weights(nodes, at, end)))
+        )
+        correct = _stay(at)
+        if i:
+            before = lam[i - 1]
+            past = [lam[i - j] for j in range(min(order + 1, i + 1))]
+            correct = Move(at, exp(before - at), tuple(weights(past, before, at)))
+        if i < n - 1:
+            yield Stage(at, correct, predict)
+            continue
+        size = max(len(correct.gains), len(predict.gains))
+        carried = [*correct.gains, *[0.0] * size][:size]
+        ahead = [*predict.gains, *[0.0] * size][:size]
+        gains = tuple(predict.decay * c + p for c, p in zip(carried, ahead, strict=True))
+        yield Stage(at, Move(end, correct.decay * predict.decay, gains))
