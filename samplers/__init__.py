@@ -1,12 +1,13 @@
 """Training-free diffusion samplers as tables: compile a plan, run it, read it.
 
-    schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
-    plan = compile_plan("exp2m_cfg++", schedule, nfe=20, scale=0.6)
-    latents = sample(model, noise, plan)
+schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
+plan = compile_plan("exp2m_cfg++", schedule, nfe=20, scale=0.6)
+latents = sample(model, noise, plan)
 """
 
 from samplers.compile import compile_plan
 from samplers.denoiser import as_epsilon
+from samplers.guidance import read_cfg_guidance
 from samplers.loop import Step, sample, trajectory
 from samplers.noise import generators, standard_normal
 from samplers.plan import Plan, Row, Update
@@ -24,6 +25,7 @@ __all__ = [
     "available",
     "compile_plan",
     "generators",
+    "read_cfg_guidance",
     "register",
     "sample",
     "standard_normal",

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from math import exp, inf, log, sqrt
 
 from samplers import guidance
-from samplers.errors import choose, finite, whole
+from samplers.errors import choose, finite, pair, whole
 from samplers.grids import Grid, make_grid
 from samplers.guidance import Rate
 from samplers.plan import Plan, Row, Update
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
 from samplers.solvers import Move, Stage
+
 
 def compile_plan(
     name: str,
@@ -29,9 +30,9 @@ def compile_plan(
     """Compile a named sampler into a checked plan of exactly `nfe` evaluations.
 
     scale     ω for CFG samplers, λ_cfg for CFG++ ones; the recipe's default when left out
-    omega     the strength in CFG units instead, for any sampler: ω for CFG, the mean ω over the steps
-              for a kick, the mean over CFG++'s 50 reference steps for the bell (so the same at any
-              nfe); or a function σ → ω, the guidance rate itself
+    omega     the strength in CFG units instead, for any sampler: ω for CFG, the mean ω over the
+              steps for a kick, the mean over CFG++'s 50 reference steps for the bell (so the same
+              at any nfe); or a function σ → ω, the guidance rate itself
     grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
     shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
     interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
@@ -44,7 +45,7 @@ def compile_plan(
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
     _check_options(recipe, options)
-    levels = make_grid(grid or recipe.grid, schedule, nfe)
+    levels = make_grid(recipe.grid if grid is None else grid, schedule, nfe)
     lam = [-log(sigma) if sigma else inf for sigma in levels]
     stages = list(recipe.solver(lam, **options))
     is_kick = recipe.strength.endswith("kick")
@@ -63,7 +64,7 @@ def compile_plan(
     else:
         scale, rate = _rate(recipe, schedule, scale, omega, shape)
         if interval is not None:
-            rate = guidance.within(rate, *interval)
+            rate = guidance.within(rate, *pair("interval", interval))
         rows = tuple(_rated(recipe, schedule, stages, rate))
     start = levels[0] if recipe.start == "ve" else sqrt(1 + levels[0] ** 2)
     order = _order(recipe, options)
@@ -83,9 +84,8 @@ def _check_options(recipe: Recipe, options: dict) -> None:
             )
     if finite("eta", options.get("eta", 0)) < 0:
         raise ValueError(f"eta is {options['eta']}; it must be 0 (deterministic) or more")
-    low, high = options.get("window", (0, 1))
-    if not low < high:
-        raise ValueError(f"window is ({low}, {high}); it holds two noise levels, the lower first")
+    if "window" in options:
+        options["window"] = pair("window", options["window"])
 
 
 def _order(recipe: Recipe, options: dict) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from typing import TypeVar
@@ -32,6 +32,18 @@ def finite(name: str, value: float) -> float:
 
 def whole(name: str, value: int, low: int, high: int) -> int:
     """Return the value as an int in [low, high], or raise a ValueError that says so."""
-    if isinstance(value, bool) or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must be a whole number from {low} to {high}")
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not fits or value != int(value):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
     return int(value)
+
+
+def pair(name: str, value: Sequence[float]) -> tuple[float, float]:
+    """Return two noise levels as floats; a ValueError names a value that is not low < high."""
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be two noise levels, (low, high)") from None
+    if not 0 <= low < high:
+        raise ValueError(f"{name} is ({low}, {high}); it needs 0 <= low < high")
+    return low, high

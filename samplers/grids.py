@@ -1,7 +1,7 @@
 """Grids: which noise levels a sampler visits.
 
-A grid is a function (schedule, n) → n + 1 strictly decreasing noise levels. The first n are those at
-which the network is evaluated, the last one, normally 0, is where the sample ends.
+A grid is a function (schedule, n) → n + 1 strictly decreasing noise levels. The network is
+evaluated at the first n of them; the last one, normally 0, is where the sample ends.
 """
 
 from __future__ import annotations

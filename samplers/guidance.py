@@ -1,17 +1,22 @@
 """Guidance: how strongly Δ = D_c − D_u enters. Knows no solver.
 
 Two kinds exist. A *rate* ω(σ) belongs to the equation: the sampler integrates D_u + ω(σ)·Δ, which
-has a limit as the grid is refined. A *kick* adds λ_cfg·Δ once per step, as CFG++ is published; it has
-no limit, and its strength in CFG units, λ_cfg/(1 − σ'/σ), grows with the number of steps.
+has a limit as the grid is refined. A *kick* adds λ_cfg·Δ once per step, as CFG++ is published; it
+has no limit, and its strength in CFG units, λ_cfg/(1 − σ'/σ), grows with the number of steps.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+
+from samplers.errors import finite, pair
 from samplers.schedule import NoiseSchedule
 
+logger = logging.getLogger(__name__)
 Rate = Callable[[float], float]  # σ → ω, in CFG units: 1 is the conditional model alone
 
+LARGEST_LAMBDA = 2.0  # a larger cfg_guidance can only be meant in CFG units
 REFERENCE_STEPS = 50  # CFG++ pairs its λ_cfg with CFG's ω at 50 DDIM steps (arXiv:2406.08070)
 
 
@@ -32,10 +37,7 @@ def bell(schedule: NoiseSchedule, scale: float) -> Rate:
 
     def omega(sigma: float) -> float:
         t = schedule.timestep(sigma)
-        if t >= stride:
-            arrival = schedule.sigma(t - stride)
-        else:
-            arrival = schedule.sigma_min * t / stride
+        arrival = schedule.sigma(t - stride) if t >= stride else schedule.sigma_min * t / stride
         return scale / (1 - min(arrival / sigma, arrival / schedule.sigma(t)))
 
     return omega
@@ -56,6 +58,18 @@ def rising(schedule: NoiseSchedule, omega: float) -> Rate:
 
 def within(rate: Rate, low: float, high: float) -> Rate:
     """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724)."""
-    if not 0 <= low < high:
-        raise ValueError(f"guidance interval is ({low}, {high}]; it needs 0 <= low < high")
+    low, high = pair("guidance interval", (low, high))
     return lambda sigma: rate(sigma) if low < sigma <= high else 1.0
+
+
+def read_cfg_guidance(value: float) -> dict[str, float]:
+    """Read CFGpp's `cfg_guidance` for a CFG++ sampler: {"scale": λ_cfg} or {"omega": ω}.
+
+    Up to 2 it is λ_cfg; a larger value, such as the original's default 7.5, would burn the image as
+    λ_cfg and is read in CFG units.
+    """
+    value = finite("cfg_guidance", value)
+    if value <= LARGEST_LAMBDA:
+        return {"scale": value}
+    logger.info("cfg_guidance %g > %g is read in CFG units (omega)", value, LARGEST_LAMBDA)
+    return {"omega": value}

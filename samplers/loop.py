@@ -49,7 +49,7 @@ def _apply(
     history: deque[tuple[torch.Tensor, torch.Tensor]],
     sources: Sequence[torch.Generator],
 ) -> torch.Tensor:
-    """Form state·a + Σ uncond·D_u + Σ delta·(D_c − D_u) + noise·z; `history` has the latest first."""
+    """Form state·a + Σ uncond·D_u + Σ delta·(D_c − D_u) + noise·z; `history` is latest first."""
     if not update.uncond and update.state == 1:
         return state
     out = state * update.state
@@ -66,7 +66,7 @@ def _apply(
 @torch.no_grad()
 def trajectory(
     model: Model,
-    z_T: torch.Tensor,  # noqa: N803 (the paper's name)
+    z_T: torch.Tensor,
     plan: Plan,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Iterator[Step]:
@@ -100,9 +100,7 @@ def trajectory(
         cond = torch.sub(probe, eps_cond.to(dtype), alpha=row.sigma)
         history.appendleft((uncond, cond))
         carry = _apply(row.carry, carry, history, sources)
-        step = Step(
-            i, row.timestep, row.sigma, row.weight, (uncond, cond), carry, row.carry.sigma
-        )
+        step = Step(i, row.timestep, row.sigma, row.weight, (uncond, cond), carry, row.carry.sigma)
         yield step
         carry = step._carry
         probe = carry if row.probe is None else _apply(row.probe, carry, history, sources)
@@ -110,16 +108,14 @@ def trajectory(
 
 def sample(
     model: Model,
-    z_T: torch.Tensor,  # noqa: N803
+    z_T: torch.Tensor,
     plan: Plan,
     generators: Sequence[torch.Generator] | None = None,
 ) -> torch.Tensor:
-    """Run a plan to its end and return the clean latent, z_T's shape and device, in float32 or better.
+    """Run a plan to its end and return the clean latent, on z_T's device, in float32 or better.
 
     See `trajectory` for the arguments. Where a plan ends above σ = 0, the result is that noisy
     latent, in the network's VP units.
     """
-    step = None
-    for step in trajectory(model, z_T, plan, generators):
-        pass
-    return step.latent
+    (last,) = deque(trajectory(model, z_T, plan, generators), maxlen=1)
+    return last.latent

@@ -96,8 +96,8 @@ class Plan:
 
         Constant D must be a fixed point of every update, noise must restore the variance that the
         decay took, and for k below the order the weights must integrate D(λ) = λ^k over the step,
-        up to 0.15·h^(order + 1). Start-up rows owe the order that their history allows, and rows just
-        before σ = 0 may step down to order 1. Where guidance is a rate, Δ must be weighted alike.
+        up to 0.15·h^(order + 1). Start-up rows owe the order that their history allows, and rows
+        just before σ = 0 may step down to order 1. A rate must weigh Δ as it weighs D_u.
         Raises ValueError naming the row.
         """
         level = self.rows[0].sigma
@@ -113,8 +113,12 @@ class Plan:
         return self
 
     def _order_due(self, i: int) -> int:
-        until_clean = self.nfe - 1 - i if self.end == 0 else self.order
-        return min(self.order, i + 1, max(1, until_clean))
+        left = self.nfe - 1 - i
+        if (
+            self.end > 0
+        ):  # one order less in the very last step does not lower the order of the whole
+            left += self.order - 1
+        return min(self.order, i + 1, max(1, left))
 
     def _problem(self, i: int, update: Update, level: float, order: int) -> str | None:
         total = sum(update.uncond)
@@ -132,7 +136,7 @@ class Plan:
             return None
         h = log(level / update.sigma)
         at = [log(level / self.rows[i - j].sigma) for j in range(len(update.uncond))]
-        exact = moments(h, -log(update.state) / h, order)
+        exact = moments(h, -log(update.state) / h, order) if order > 1 else []
         for k in range(1, order):
             error = sum(c * s**k for c, s in zip(update.uncond, at, strict=True)) - exact[k]
             if abs(error) > 0.15 * h ** (order + 1) + 1e-9:
@@ -148,7 +152,10 @@ class Plan:
         try:
             data = json.loads(text)
             rows = tuple(_row(row) for row in data.pop("rows"))
-            return cls(rows=rows, **data).check()
+            options = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("options").items()
+            }
+            return cls(rows=rows, options=options, **data).check()
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is no plan as Plan.to_json writes it: {error}") from None
 

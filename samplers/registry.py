@@ -95,7 +95,7 @@ def available() -> list[Recipe]:
 
 
 def _register_all() -> None:
-    e, m2, s2 = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s
+    e, m2, s2, a = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s, solvers.ancestral
     paper = "CFG++ arXiv:2406.08070"
     for recipe in (
         # the sampler that this project exists for
@@ -116,11 +116,11 @@ def _register_all() -> None:
         # the original's names with the original's rules
         Recipe("euler", e, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
         Recipe("euler_cfg++", e, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
-        Recipe("euler_a", solvers.ancestral, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
-        Recipe("euler_a_cfg++", solvers.ancestral, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
+        Recipe("euler_a", a, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
+        Recipe("euler_a_cfg++", a, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
         Recipe("ddim_cfg++_first_order", e, "leading_shifted", "kick", 1, paper, 0.6, "after"),
-        Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp, SD file", 0.6, "nearest"),
-        Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp, SDXL file", 0.6,
+        Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp SD", 0.6, "nearest"),
+        Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp SDXL", 0.6,
                "nearest", "ve"),
     ):  # fmt: skip
         register(recipe)

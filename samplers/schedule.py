@@ -26,7 +26,9 @@ class NoiseSchedule:
     def __init__(self, alphas_cumprod: Iterable[float]):
         table = [float(value) for value in alphas_cumprod]
         if len(table) < 2:
-            raise ValueError(f"alphas_cumprod has {len(table)} entries; a schedule needs at least 2")
+            raise ValueError(
+                f"alphas_cumprod has {len(table)} entries; a schedule needs at least 2"
+            )
         for t, value in enumerate(table):
             if not (isfinite(value) and 0 < value < 1):
                 raise ValueError(

@@ -9,6 +9,7 @@ unconditional estimate and on Δ. Every `lam` holds n + 1 increasing values; the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, expm1, inf, isinf, sqrt
@@ -48,13 +49,13 @@ def _first_order(start: float, end: float) -> Move:
 
 def euler(lam: Sequence[float]) -> Iterator[Stage]:
     """DDIM, Euler's method in VE units (Song et al. 2020, arXiv:2010.02502, eq. 12). Order 1."""
-    for start, end in zip(lam, lam[1:], strict=False):
+    for start, end in itertools.pairwise(lam):
         yield Stage(start, _first_order(start, end))
 
 
 def ancestral(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
     """Euler ancestral: step down to σ_down, then add σ_up of noise, σ_down² + σ_up² = σ'²."""
-    for start, end in zip(lam, lam[1:], strict=False):
+    for start, end in itertools.pairwise(lam):
         sigma, to = exp(-start), exp(-end)
         up = min(to, eta * to * sqrt(1 - (to / sigma) ** 2))
         decay = sqrt(to * to - up * up) / sigma
@@ -66,7 +67,7 @@ def dpmpp_2m(lam: Sequence[float]) -> Iterator[Stage]:
 
     Order 2. Not DPM-Solver-2M, which extrapolates ε; not RES, whose weight is the exact φ_2.
     """
-    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+    for i, (start, end) in enumerate(itertools.pairwise(lam)):
         move = _first_order(start, end)
         if i and not isinf(end):
             (gain,) = move.gains
@@ -78,8 +79,8 @@ def dpmpp_2m(lam: Sequence[float]) -> Iterator[Stage]:
 def dpmpp_2s(lam: Sequence[float]) -> Iterator[Stage]:
     """DPM-Solver++(2S): every step spends two evaluations (arXiv:2211.01095, Algorithm 1).
 
-    The grid's levels are taken in pairs, so n evaluations visit n levels: a step from λ_i to λ_{i+2}
-    with its midpoint at λ_{i+1}, and first-order steps for what is left before σ = 0 (diffusers'
+    The grid's levels are taken in pairs, so n evaluations visit n levels: a step from λ_i to
+    λ_{i+2} with its midpoint at λ_{i+1}, and first-order steps for what is left before σ = 0 (diffusers'
     singlestep solver does the same). Order 2.
     """
     i, n = 0, len(lam) - 1
@@ -103,7 +104,7 @@ def dpmpp_3m(lam: Sequence[float], eta: float = 0.0) -> Iterator[Stage]:
     Its second difference lacks a factor 2, so with η = 0 it is of order 2, not 3 (`exponential`
     with three nodes has order 3). η > 0 integrates the reverse SDE.
     """
-    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+    for i, (start, end) in enumerate(itertools.pairwise(lam)):
         if isinf(end):
             yield Stage(start, _first_order(start, end))
             continue
@@ -137,7 +138,7 @@ def exponential(
     dx/dλ = (1 + η)(D − x) plus noise σ'·√(1 − e^{−2ηh}); η acts on steps that start inside the σ
     window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157); order p starts with lower ones.
     """
-    for i, (start, end) in enumerate(zip(lam, lam[1:], strict=False)):
+    for i, (start, end) in enumerate(itertools.pairwise(lam)):
         if isinf(end):
             yield Stage(start, _first_order(start, end))
             continue
@@ -157,7 +158,7 @@ def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
     all. The last prediction, to σ = 0, folds into the carry.
     """
     n = len(lam) - 1
-    for i, (at, end) in enumerate(zip(lam, lam[1:], strict=False)):
+    for i, (at, end) in enumerate(itertools.pairwise(lam)):
         nodes = [lam[i - j] for j in range(min(order, i + 1))]
         predict = (
             _first_order(at, end)

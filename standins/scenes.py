@@ -85,7 +85,7 @@ _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 
 
 def _star(u, v, r):
-    """Five points up; inner radius 0.42 of the outer one, by folding the plane onto one half-point."""
+    """Five points up, inner radius 0.42 of the outer, by folding the plane onto half a point."""
     radius, angle = np.hypot(u, v), np.arctan2(u, -v)
     angle = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     px, py = radius * np.sin(angle), radius * np.cos(angle)
@@ -168,9 +168,7 @@ def _place(rng: np.random.Generator, things: list[Thing]) -> tuple[Thing, ...] |
         r = 1.1 * RADII[thing.size]
         for _ in range(30):
             x, y = rng.uniform(r + 1, SIZE - r - 2, 2)
-            if all(
-                np.hypot(x - p.x, y - p.y) > r + 1.1 * RADII[p.size] + 2 for p in placed
-            ):
+            if all(np.hypot(x - p.x, y - p.y) > r + 1.1 * RADII[p.size] + 2 for p in placed):
                 placed.append(replace(thing, x=float(x), y=float(y)))
                 break
         else:
@@ -306,7 +304,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a caption says: its (shape, colour) pairs with multiplicity, and one relation at most."""
+    """What a caption says: (shape, colour) pairs, repeated as counted, and one relation at most."""
 
     pairs: tuple[tuple[str, str], ...]
     relation: str | None = None  # of the first named object to the second
@@ -366,8 +364,8 @@ def keeps(promise: Promise, seen: list[tuple[str, str, float, float]]) -> dict[s
         spots = [[o for o in seen if o[:2] == pair] for pair in promise.pairs]
         a, b = spots[0][0], spots[1][-1]
         dx, dy = a[2] - b[2], a[3] - b[3]
-        verdict["relation"] = {
-            "left": dx < 0, "right": dx > 0, "above": dy < 0, "below": dy > 0
-        }[promise.relation]
+        verdict["relation"] = {"left": dx < 0, "right": dx > 0, "above": dy < 0, "below": dy > 0}[
+            promise.relation
+        ]
     verdict["all"] = verdict["pairs"] and verdict["relation"]
     return verdict

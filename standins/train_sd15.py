@@ -1,12 +1,13 @@
-"""Train the sd15 stand-in: a text-to-image latent diffusion model in Stable Diffusion 1.5's classes.
+"""Train the sd15 stand-in: text-to-image latent diffusion in Stable Diffusion 1.5's classes.
 
-    python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --steps 22000 --workers 2
+    python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --steps 18000 --workers 2
+    python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --export standins/sd15
 
 ε-prediction on SD's scaled-linear schedule, 8×8×4 latents, a small CLIP text encoder trained along
 with the UNet, caption dropout for classifier-free guidance. Captions that name a held-out
-composition never occur. Renders are fresh: a pool of new scenes is encoded, used a few times with new
-noise, and replaced. `--workers N` runs N data-parallel processes of one thread each (two of them beat
-two threads on a CPU); on a GPU leave it at 1. Starting the same command again resumes.
+composition never occur. Renders are fresh: a pool of new scenes is encoded, used a few times with
+new noise, and replaced. `--workers N` runs N data-parallel processes of one thread each (two of
+them beat two threads on a CPU); on a GPU leave it at 1. The first command resumes when repeated.
 """
 
 from __future__ import annotations
@@ -81,9 +82,7 @@ class Model(nn.Module):
 
 
 def token_ids(tokens: words.CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    return tokens(
-        captions, padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokens(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 @dataclass
@@ -206,7 +205,9 @@ def export(args: argparse.Namespace, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--vae", type=Path, default=Path("build/vae/vae"))
     parser.add_argument("--out", type=Path, default=Path("build/sd15"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, help="write the pipeline here and stop")

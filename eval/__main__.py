@@ -1,0 +1,209 @@
+"""Command line of the evaluation: `python -m eval run|score|report|reference`.
+
+Results go to stdout, progress to stderr. Exit code 2 and one line for input that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from eval.arms import DEFAULT_ARMS, DEFAULT_SCALES, parse_scales
+from eval.prompts import parse_seeds
+
+EXAMPLES = {
+    "": """
+  python -m eval run --model standin-sd15 --out runs/first --limit 20 --seeds 0-1
+  python -m eval score runs/first
+  python -m eval report runs/first""",
+    "run": """
+  # all arms on the stand-in, then scores and report (the default prompts, seeds and scales)
+  python -m eval run --model standin-sd15 --out runs/standin
+  # a first look: two arms at one strength, 10 prompts
+  python -m eval run --arms ddim,exp2m_cfg++ --scales 5 --limit 10 --seeds 0 --out runs/look
+  # an ablation: options in brackets, own strength after @ (lambda for CFG++, omega for CFG)
+  python -m eval run --arms 'exp2m_cfg++[eta=0.5,order=3]@0.6,ddim_cfg++@0.6' --out runs/eta
+  # Stable Diffusion 1.5 from a folder
+  python -m eval run --model /path/to/sd15 --prompts prompts/coco100.txt --out runs/sd15""",
+    "score": """
+  python -m eval score runs/standin
+  python -m eval score runs/sd15 --reference coco_statistics.npz""",
+    "report": """
+  python -m eval report runs/standin""",
+    "reference": """
+  python -m eval reference --standin
+  python -m eval reference --images /path/to/photos --out photos.npz""",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; `--help` of each opens with examples."""
+    parser = _Parser(prog="python -m eval", usage=EXAMPLES[""], description=__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, parser_class=_Parser, prog="python -m eval"
+    )
+
+    scoring = argparse.ArgumentParser(add_help=False)
+    group = scoring.add_argument_group("scoring")
+    group.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    group.add_argument("--reference", help="reference statistics (.npz) or image folder for FID")
+    group.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
+    group.add_argument("--json", action="store_true", help="print results as JSON")
+
+    run = _command(commands, "run", "draw, score and report; started again, it resumes", [scoring])
+    run.add_argument(
+        "--model",
+        default="standin-sd15",
+        help="standin-sd15, sd15, a folder in the diffusers format or a hub id "
+        "(default standin-sd15)",
+    )
+    run.add_argument("--arms", default=DEFAULT_ARMS, help=f"samplers (default {DEFAULT_ARMS})")
+    run.add_argument(
+        "--scales",
+        default=DEFAULT_SCALES,
+        help="strengths in CFG units for every arm without @; CFG++ arms convert them "
+        f"(default {DEFAULT_SCALES})",
+    )
+    run.add_argument(
+        "--prompts",
+        type=Path,
+        default=Path("prompts/scenes100.txt"),
+        help="one per line (default prompts/scenes100.txt)",
+    )
+    run.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,3,7 (default 0-4)")
+    run.add_argument("--nfe", type=int, default=20, help="evaluations per image (default 20)")
+    run.add_argument("--out", type=Path, required=True, help="run folder, new or to be resumed")
+    run.add_argument("--limit", type=int, metavar="K", help="only the first K prompts")
+    run.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
+    run.add_argument("--grid", help="one grid of noise levels for all arms, such as karras")
+    run.add_argument("--device", help="default: cuda, else mps, else cpu")
+    run.add_argument("--dtype", help="float32, float16 or bfloat16 (default by device)")
+    run.add_argument("--no-score", action="store_true", help="only draw")
+
+    score = _command(commands, "score", "score a run folder", [scoring])
+    score.add_argument("folder", type=Path)
+    report = _command(commands, "report", "write a scored run folder's report", [])
+    report.add_argument("folder", type=Path)
+    reference = _command(commands, "reference", "compute reference statistics for FID", [])
+    kind = reference.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--standin", action="store_true", help="render scenes, for the stand-ins")
+    kind.add_argument("--images", type=Path, help="folder of images")
+    reference.add_argument("--out", type=Path, help="file to write, .npz (default: the cache)")
+    reference.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    return parser
+
+
+def _command(commands, name: str, text: str, parents: list) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        usage=EXAMPLES[name],
+        description=f"{text[0].upper()}{text[1:]}.",
+        parents=parents,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code (0, 2 for unusable input, 130 when interrupted)."""
+    args = build_parser().parse_args(argv)
+    command = {"run": _run, "score": _score, "report": _report, "reference": _reference}
+    try:
+        command[args.command](args)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    seeds, scales = parse_seeds(args.seeds), parse_scales(args.scales)
+    from eval.run import Request, run
+
+    request = Request(
+        model=args.model,
+        arms=args.arms,
+        scales=tuple(scales),
+        prompts=args.prompts,
+        seeds=tuple(seeds),
+        out=args.out,
+        nfe=args.nfe,
+        batch=args.batch,
+        limit=args.limit,
+        device=args.device,
+        dtype=args.dtype,
+        grid=args.grid,
+    )
+    outcome = run(request)
+    for note in outcome.notes:
+        print(note, file=sys.stderr)
+    folder = shlex.quote(str(outcome.folder))
+    if outcome.invalid:
+        print(
+            f"{len(outcome.invalid)} arms have invalid images, listed in {folder}/invalid.json:",
+            *(f"  {line}" for line in outcome.invalid),
+            sep="\n",
+            file=sys.stderr,
+        )
+    if not args.json:
+        print(f"{outcome.drawn} images drawn, {outcome.kept} were there: {folder}/images")
+    if not args.no_score:
+        args.folder = outcome.folder
+        _score(args)
+        from eval.report import report
+
+        print(f"report: {report(outcome.folder)}", file=sys.stderr if args.json else sys.stdout)
+    elif args.json:
+        print(
+            json.dumps(
+                {
+                    "folder": str(outcome.folder),
+                    "drawn": outcome.drawn,
+                    "kept": outcome.kept,
+                    "invalid": outcome.invalid,
+                }
+            )
+        )
+    else:
+        print(f"next: python -m eval score {folder} && python -m eval report {folder}")
+
+
+def _score(args: argparse.Namespace) -> None:
+    from eval.score import score
+
+    if not args.json:
+        score(args.folder, args.scorer, args.reference, args.bootstrap)
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # its tables; stdout holds the JSON alone
+        results = score(args.folder, args.scorer, args.reference, args.bootstrap)
+    print(json.dumps(results))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from eval.report import report
+
+    print(report(args.folder))
+
+
+def _reference(args: argparse.Namespace) -> None:
+    from eval.reference import build
+
+    print(build(args.images, args.out, args.scorer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

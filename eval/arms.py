@@ -1,0 +1,165 @@
+"""Name arms: a sampler, its options and a guidance strength.
+
+    dpm2m                                   every strength of --scales
+    exp2m_cfg++@0.6                         this strength only, in the sampler's own units
+    exp2m_cfg++@w7.5   exp2m_cfg++@l0.6     the same, stating the units (w: CFG's, l: lambda)
+    exp2m_cfg++[eta=0.5,order=3]@0.6        with options of the sampler
+    exp2m_cfg++[interval=0.3..10]           a pair of numbers
+
+CFG's omega and CFG++'s lambda are different quantities: an equal number is not an equal strength.
+`--scales` are therefore in CFG units for every arm, and CFG++ samplers convert.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+DEFAULT_ARMS = (
+    "ddim,ddim_cfg++,dpm2m,dpm2m_cfg++,dpm2s,dpm2s_cfg++,dpm3m_sde,dpm3m_sde_cfg++,exp2m_cfg++"
+)
+DEFAULT_SCALES = "1.5,3,5,7.5"
+
+Option = bool | int | float | str | tuple[float, float]
+
+_ARM = re.compile(
+    r"(?P<sampler>[^\[\]@,\s]+)(?:\[(?P<options>[^\[\]]*)\])?(?:@(?P<unit>[wl]?)(?P<scale>[^@]*))?"
+)
+_OPTION = re.compile(r"([a-z_][a-z0-9_]*)=([A-Za-z0-9_.+-]+)")
+_RESERVED = {"nfe": "--nfe", "scale": "@NUMBER after the arm", "omega": "@wNUMBER after the arm"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One sampler at one strength; exactly one of `omega` and `scale` is given.
+
+    omega   strength in CFG units, or None
+    scale   lambda of a CFG++ sampler, or None
+    """
+
+    sampler: str
+    guidance: str  # "cfg" or "cfg++"
+    options: tuple[tuple[str, Option], ...] = ()  # sorted by name
+    omega: float | None = None
+    scale: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the arm without its strength, such as `exp2m_cfg++[eta=0.5]`."""
+        inner = ",".join(f"{name}={_text(value)}" for name, value in self.options)
+        return f"{self.sampler}[{inner}]" if inner else self.sampler
+
+    @property
+    def key(self) -> str:
+        """Return the name of the arm's image folder; `parse_arms` reads it back."""
+        unit, value = ("w", self.omega) if self.omega is not None else ("l", self.scale)
+        return f"{self.label}@{unit}{_text(value)}"
+
+
+def parse_arms(text: str, scales: Sequence[float], samplers: Mapping[str, str]) -> list[Arm]:
+    """Read comma-separated arms; those without @ are taken at every one of `scales`.
+
+    scales    strengths in CFG units
+    samplers  guidance ("cfg" or "cfg++") of every known sampler by name
+    Raises ValueError for an unknown sampler, a malformed arm and an arm that occurs twice.
+    """
+    arms: list[Arm] = []
+    for part in _split(text):
+        arms += _parse_arm(part, scales, samplers)
+    keys = [arm.key for arm in arms]
+    repeated = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"arm {repeated!r} occurs twice; each may occur once")
+    return arms
+
+
+def parse_scales(text: str) -> list[float]:
+    """Read guidance strengths in CFG units, such as `1.5,3,5,7.5`."""
+    scales = [_number(part.strip(), f"scales {text!r}") for part in text.split(",")]
+    repeated = next((s for i, s in enumerate(scales) if s in scales[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"scales {text!r}: {_text(repeated)} occurs twice; each may occur once")
+    return scales
+
+
+def _split(text: str) -> Iterable[str]:
+    """Yield the arms of a list; commas inside brackets separate options, not arms."""
+    for part in re.split(r",(?![^\[\]]*\])", text):
+        if not part.strip():
+            raise ValueError(f"arms {text!r}: an arm is empty; write for example ddim,exp2m_cfg++")
+        yield part.strip()
+
+
+def _parse_arm(text: str, scales: Sequence[float], samplers: Mapping[str, str]) -> list[Arm]:
+    match = _ARM.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"cannot read arm {text!r}; write SAMPLER, SAMPLER@0.6 or SAMPLER[eta=0.5,order=3]@0.6"
+        )
+    sampler = match["sampler"]
+    from samplers.errors import choose  # here: importing torch would slow every --help
+
+    guidance = choose("sampler", sampler, samplers)
+    options = _parse_options(text, match["options"])
+    if match["scale"] is None:
+        return [Arm(sampler, guidance, options, omega=scale) for scale in scales]
+    scale = _number(match["scale"], f"arm {text!r}")
+    if match["unit"] == "l" and guidance == "cfg":
+        raise ValueError(
+            f"arm {text!r}: {sampler} is a CFG sampler and has no lambda; write @w{_text(scale)}"
+        )
+    if match["unit"] == "w" or guidance == "cfg":
+        return [Arm(sampler, guidance, options, omega=scale)]
+    return [Arm(sampler, guidance, options, scale=scale)]
+
+
+def _parse_options(arm: str, text: str | None) -> tuple[tuple[str, Option], ...]:
+    options: dict[str, Option] = {}
+    for part in text.split(",") if text is not None else ():
+        match = _OPTION.fullmatch(part.strip())
+        if not match:
+            raise ValueError(
+                f"arm {arm!r}: cannot read option {part.strip()!r}; write name=value, "
+                "the value of letters, digits and _ . + -"
+            )
+        name, value = match.groups()
+        if name in _RESERVED:
+            raise ValueError(f"arm {arm!r}: {name} is not an option; state it by {_RESERVED[name]}")
+        if name in options:
+            raise ValueError(f"arm {arm!r}: option {name!r} occurs twice; each may occur once")
+        options[name] = _value(value)
+    return tuple(sorted(options.items()))
+
+
+def _value(text: str) -> Option:
+    if text in ("true", "false"):
+        return text == "true"
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    low, dots, high = text.partition("..")
+    with contextlib.suppress(ValueError):
+        return (float(low), float(high)) if dots else text
+    return text
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{where}: cannot use {text!r} as a strength; give a number above 0")
+    return value
+
+
+def _text(value: Option | None) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "..".join(f"{number:.12g}" for number in value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

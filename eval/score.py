@@ -1,0 +1,158 @@
+"""Score a run folder: features, CLIP, FID, KID, checker, intervals, comparisons, tables.
+
+The files written depend on the images and the configuration alone (no time, path or host), so
+scoring the same images twice gives byte-identical results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from eval import reference as references
+from eval.cells import Cell, at_equal_scale, by_prompt, curves, measure, notes
+from eval.features import Extractor, extract, extractor_for
+from eval.folder import read_json
+from eval.front import OUT, matched, summarise
+from eval.images import write_atomic
+from eval.progress import Progress
+from eval.statistics import resample_weights
+from eval.tables import full_text, to_csv
+
+FOCUS = "exp2m_cfg++"  # the arm that this project is about, when a run has it
+COLUMNS = (
+    *("arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip", "clip_half_interval"),
+    *("fid", "fid_floor", "kid", "all_right", "pairs_right"),
+)
+
+
+def stamp(config: dict) -> str:
+    """Say which model made the numbers; a stand-in is never mistaken for Stable Diffusion."""
+    if config["standin"]:
+        return f"stand-in {config['model']}: not SD numbers"
+    return f"model {config['model']}"
+
+
+def read_config(folder: Path) -> dict:
+    """Return a run's configuration; ValueError when the folder holds no run."""
+    config = read_json(folder / "config.json")
+    if not config:
+        raise ValueError(f"{folder}: no config.json there; give a folder of 'python -m eval run'")
+    return config
+
+
+def seconds_per_image(folder: Path) -> dict[str, float]:
+    """Return sampling time by arm key: printed beside the scores, never part of them."""
+    timing = read_json(folder / "timing.json")
+    return {key: entry["seconds_per_image"] for key, entry in timing.items()}
+
+
+def image_size(config: dict) -> tuple[int, int]:
+    """Return (width, height) from the configuration's `size`, a number or a pair."""
+    size = config["size"]
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def score(
+    folder: Path, scorer: str | None = None, reference: str | None = None, bootstrap: int = 2000
+) -> dict:
+    """Score all arms of a run folder, write results.json, results.csv and per_prompt.csv, print.
+
+    scorer     open_clip `NAME/PRETRAINED` or a folder; default by the kind of model
+    reference  folder of images or .npz; default for stand-ins: 5,000 renders
+    bootstrap  resamples of the prompts, at least 1
+    Raises ValueError, in one line, when the folder, scorer or reference cannot be used.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    prompts = config["prompts"]
+    weights = resample_weights(len(prompts), bootstrap)
+    wants_fid = config["standin"] or reference is not None
+    extractor, problems = extractor_for(scorer, config["standin"], wants_fid)
+    ref = None
+    if not wants_fid:
+        problems["fid"] = "no reference given; pass --reference with a folder or an .npz"
+    elif "fid" not in problems:
+        ref = references.load(reference, extractor, image_size(config), config["standin"])
+    cells = _cells(folder, config, extractor, weights, ref)
+    if not any(cell.entry["n"] for cell in cells.values()):
+        raise ValueError(f"{folder}: no usable image of any arm; start 'python -m eval run' again")
+
+    results = {
+        "stamp": stamp(config),
+        **{k: config[k] for k in ("model", "standin", "nfe", "seeds", "prompts_sha256")},
+        "prompt_count": len(prompts),
+        "bootstrap": bootstrap,
+        "scorer": extractor.scorer.name,
+        "scorer_identity": extractor.scorer.identity,
+        "fid": {
+            "features": extractor.fid_name if ref else None,
+            "reference": ref.label if ref else None,
+            "reference_n": ref.statistics.n if ref else None,
+            "reason": problems.get("fid"),
+        },
+        "cells": {key: cell.entry for key, cell in cells.items()},
+        "notes": notes(cells, problems),
+        **_comparisons(cells),
+    }
+    _write(folder, results, cells, prompts)
+    print(full_text(results, seconds_per_image(folder)))
+    return results
+
+
+def _cells(folder: Path, config: dict, extractor: Extractor, weights, ref) -> dict[str, Cell]:
+    known_bad = read_json(folder / "invalid.json")
+    prompts, seeds, size = config["prompts"], config["seeds"], image_size(config)
+    text = extractor.scorer.texts(prompts)
+    cells: dict[str, Cell] = {}
+    floors: dict[int, float | None] = {}
+    with Progress(len(config["arms"]), "scoring", unit="arms × scales") as progress:
+        for arm in config["arms"]:
+            key = arm["key"]
+            bad = known_bad.get(key, [])
+            features = extract(folder, key, prompts, seeds, size, bad, extractor, text)
+            cells[key] = measure(arm, features, weights, ref, floors)
+            progress.advance(1, key)
+    return cells
+
+
+def _comparisons(cells: Mapping[str, Cell]) -> dict:
+    """Compare the focus arm with all others, at matched CLIP, matched FID and equal scale."""
+    arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
+    focus = FOCUS if FOCUS in arms else arms[-1]
+    others = [arm for arm in arms if arm != focus]
+    lines = curves(cells)
+    tables = {at: matched(lines, focus, at) for at in ("clip", "fid")}
+    for entry in tables["clip"] + tables["fid"]:
+        for arm in others:  # those without a single valid cell
+            entry["comparisons"].setdefault(arm, {"verdict": OUT})
+    return {
+        "focus": focus,
+        "matched": tables,
+        "verdict": {at: {a: summarise(rows, a) for a in others} for at, rows in tables.items()},
+        "paired": at_equal_scale(cells, focus),
+    }
+
+
+def _write(folder: Path, results: dict, cells: Mapping[str, Cell], prompts: list[str]) -> None:
+    """Write results.json (sorted keys), results.csv and per_prompt.csv, each atomically."""
+    text = json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    rows = [[key, *(cell.entry[c] for c in COLUMNS)] for key, cell in cells.items()]
+    files = {"results.json": text + "\n", "results.csv": to_csv(["key", *COLUMNS], rows)}
+    rows = []
+    for key, cell in cells.items():
+        cosines = by_prompt(cell.features, cell.features.clip, len(prompts))
+        checks = by_prompt(cell.features, cell.features.checks[:, 0], len(prompts))
+        for p, (values, right) in enumerate(zip(cosines, checks, strict=True)):
+            mean = f"{100 * values.astype(np.float64).mean():.4f}" if len(values) else ""
+            right = right[~np.isnan(right)]
+            share = f"{right.mean():.4f}" if len(right) else ""
+            place = [key, cell.entry["arm"], cell.entry["omega"], p]
+            rows.append([*place, len(values), mean, share, prompts[p]])
+    header = ["key", "arm", "omega", "prompt", "n", "clip", "all_right", "text"]
+    files["per_prompt.csv"] = to_csv(header, rows)
+    for name, content in files.items():
+        write_atomic(folder / name, content.encode())

@@ -1,0 +1,95 @@
+"""Write the stand-in's prompt files: captions of held-out scenes, balanced over what they name.
+
+    python -m standins.make_prompts            # rewrites prompts/scenes100.txt, scenes_dev40.txt
+
+Both files are functions of split "prompts" of the renderer; they use different scenes and share no
+caption. Every block of 20 lines has the same mix, so `--limit 20` is a fair sample of a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from standins.scenes import HELD_OUT, Scene, parse, relation, sample
+
+FOLDER = Path(__file__).resolve().parents[1] / "prompts"
+# A block of 20: (objects, names a pair that training never showed) → lines; 9 + 9 + 2 by objects.
+BLOCK = {(1, True): 3, (1, False): 6, (2, True): 2, (2, False): 7, (3, True): 1, (3, False): 1}
+POOL = 24  # fitting candidates among which the best balanced one is taken
+DEV_START = 1_000_000  # first scene index of the development file, far beyond the other's last
+
+
+@dataclass
+class Chosen:
+    """Captions so far and how often each shape, colour and held-out pair was named."""
+
+    captions: list[str] = field(default_factory=list)
+    named: Counter = field(default_factory=Counter)
+
+    def cost(self, scene: Scene) -> int:
+        """Sum of squares that the counts would have; it is least when they are even."""
+        trial = self.named + words(scene)
+        return sum(n * n for n in trial.values())
+
+    def add(self, scene: Scene, caption: str) -> None:
+        self.captions.append(caption)
+        self.named += words(scene)
+
+
+def words(scene: Scene) -> Counter:
+    """Count a scene's shapes, colours and held-out pairs."""
+    pairs = [thing.pair for thing in scene.things]
+    return Counter([word for pair in pairs for word in pair] + [p for p in pairs if p in HELD_OUT])
+
+
+def is_faithful(scene: Scene, caption: str) -> bool:
+    """Tell whether a caption reads back as exactly its scene's pairs and a true relation."""
+    promise = parse(caption)
+    true = relation(*scene.things) if len(scene.things) == 2 else None
+    pairs = Counter(thing.pair for thing in scene.things)
+    return Counter(promise.pairs) == pairs and promise.relation in (None, true)
+
+
+def choose(lines: int, start: int, taken: frozenset[str] = frozenset()) -> list[str]:
+    """Choose `lines` captions (a multiple of 20) from scenes `start`, `start` + 1, …
+
+    Captions in `taken` are not used; none occurs twice.
+    """
+    chosen, rng, indices = Chosen(), np.random.default_rng(start), count(start)
+    slots = [slot for slot, n in BLOCK.items() for _ in range(n)]
+    for _ in range(lines // len(slots)):
+        for k in rng.permutation(len(slots)):
+            number, held_out = slots[k]
+            pool: list[tuple[Scene, str]] = []
+            while len(pool) < POOL:
+                scene, _, text = sample("prompts", next(indices), count=number, held_out=None)
+                has = any(thing.pair in HELD_OUT for thing in scene.things)
+                fresh = text not in taken and text not in chosen.captions
+                if has == held_out and fresh and is_faithful(scene, text):
+                    pool.append((scene, text))
+            chosen.add(*min(pool, key=lambda pair: chosen.cost(pair[0])))
+    return chosen.captions
+
+
+def files() -> dict[str, list[str]]:
+    """Return the lines of each prompt file by name."""
+    scenes = choose(100, start=0)
+    return {
+        "scenes100.txt": scenes,
+        "scenes_dev40.txt": choose(40, start=DEV_START, taken=frozenset(scenes)),
+    }
+
+
+def main() -> None:
+    for name, lines in files().items():
+        (FOLDER / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{name}: {len(lines)} captions")
+
+
+if __name__ == "__main__":
+    main()

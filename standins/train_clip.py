@@ -1,0 +1,185 @@
+"""Train the stand-ins' scorer: a small open_clip model of pictures and captions of scenes.
+
+    python -m standins.train_clip --vae build/vae/vae    # about 20 min on one CPU core
+
+Writes an open_clip folder, so `open_clip.create_model_and_transforms("local-dir:standins/clip")`
+and `open_clip.get_tokenizer(...)` work. Besides the other captions of its batch, each picture must
+reject captions that are wrong in one attribute. It also sees the pairs of colour and shape held out
+from the generators: it is their judge. A function of seed and steps; resumes when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+from standins import scenes, tokenizer
+from standins.card import write_card
+from standins.degrade import degrade, load_vae
+from standins.negatives import hard_negatives
+from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
+
+NEGATIVES = 2  # per picture
+WIDTH = {"width": 128, "layers": 4, "head_width": 32, "patch_size": 8, "image_size": scenes.SIZE}
+PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+
+
+def model_config(vocabulary: int) -> dict:
+    """Return open_clip's configuration: 1.3 M weights, 4-layer ViT, 2-layer text transformer."""
+    text = {"context_length": tokenizer.LENGTH, "vocab_size": vocabulary, "width": 128}
+    # open_clip reads the tokenizer files beside the weights when this name is set, whatever it is;
+    # without it, it would take its own 49,408 words.
+    text |= {"heads": 4, "layers": 2, "hf_tokenizer_name": "standins/clip"}
+    return {"embed_dim": 96, "vision_cfg": {**WIDTH, "pool_type": "avg"}, "text_cfg": text}
+
+
+def new_scorer(vocabulary: int) -> open_clip.CLIP:
+    return open_clip.CLIP(**model_config(vocabulary))
+
+
+def to_ids(words: CLIPTokenizer, texts: list[str], device: str) -> torch.Tensor:
+    """Tokenize into (B, 32) ids, padded with the end token."""
+    ids = words(texts, padding="max_length", max_length=tokenizer.LENGTH, truncation=True)
+    return torch.tensor(ids["input_ids"], device=device)
+
+
+def captioned_batch(
+    split: str, first: int, size: int, negatives: int, device: str
+) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
+    """Draw (images, captions, hard negatives in (kind, text), `negatives` per image in order)."""
+    drawn = [scenes.sample(split, first + k, held_out=None) for k in range(size)]
+    wrong = []
+    for k, (_, _, text) in enumerate(drawn):
+        rng = np.random.default_rng((scenes.SPLITS[split], first + k, 1))
+        wrong += hard_negatives(text, rng, negatives)
+    return to_tensor([image for _, image, _ in drawn], device), [t for *_, t in drawn], wrong
+
+
+def contrastive_loss(
+    images: torch.Tensor, texts: torch.Tensor, wrong: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Mean of InfoNCE picture to caption (hard negatives included), caption to picture, and
+    picture to its own caption and negatives alone. Features normalised, (B, E) and (kB, E)."""
+    target = torch.arange(len(images), device=images.device)
+    logits = scale * images @ torch.cat([texts, wrong]).T
+    own = scale * torch.einsum("be,bke->bk", images, wrong.view(len(images), -1, wrong.shape[-1]))
+    right = logits[target, target][:, None]
+    hard = F.cross_entropy(torch.cat([right, own], 1), torch.zeros_like(target))
+    across = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(texts)].T, target)
+    return (across + hard) / 3
+
+
+@torch.no_grad()
+def retrieval(
+    model: open_clip.CLIP, words: CLIPTokenizer, batch: tuple, device: str, group: int = 100
+) -> tuple[float, float]:
+    """Return the share of images that pick their caption out of `group`, and out of it and its hard
+    negatives; `batch` as from `captioned_batch`."""
+    images, texts, wrong = batch
+    model.eval()
+    picture = torch.cat([model.encode_image(part, normalize=True) for part in images.split(128)])
+    ids = to_ids(words, [*texts, *(text for _, text in wrong)], device)
+    captions = torch.cat([model.encode_text(part, normalize=True) for part in ids.split(512)])
+    model.train()
+    right, hard = captions[: len(texts)], captions[len(texts) :].view(len(texts), -1, 96)
+    own = (picture * right).sum(-1, keepdim=True)
+    beaten = (own > torch.einsum("be,bke->bk", picture, hard)).all(1)
+    first = [
+        (p @ c.T).argmax(1) == torch.arange(len(p), device=device)
+        for p, c in zip(picture.split(group), right.split(group), strict=True)
+    ]
+    return float(torch.cat(first).float().mean()), float(beaten.float().mean())
+
+
+def finish(model: open_clip.CLIP, weights: dict, vocabulary: int, out: Path) -> None:
+    """Write the folder that open_clip's "local-dir:" reads; weights in float16."""
+    out.mkdir(parents=True, exist_ok=True)
+    known = model.state_dict()
+    save_file(
+        {k: weights[k].half().cpu().contiguous() for k in known},
+        out / "open_clip_model.safetensors",
+    )
+    config = {"model_cfg": model_config(vocabulary), "preprocess_cfg": PREPROCESS}
+    (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("standins/clip"))
+    parser.add_argument("--work", type=Path, default=Path("build/clip"), help="checkpoint folder")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--vae", type=Path, help="send half of each batch through this VAE")
+    parser.add_argument("--vae-from", type=int, default=0, help="first step that uses the VAE")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    tokenizer.build(args.out)
+    words = tokenizer.load(args.out)
+    torch.manual_seed(args.seed)
+    model = new_scorer(len(words)).to(args.device).train()
+    ema = Ema(model, decay=0.998)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98))
+    args.work.mkdir(parents=True, exist_ok=True)
+    checkpoint, step = args.work / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=args.device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.shadow, step = state["ema"], state["step"]
+    vae = load_vae(args.vae, args.device) if args.vae else None
+    log = Log(args.out / "loss.csv", ("loss", "r1_of_100_val", "hard_val"), every=250, start=step)
+    held_out = captioned_batch("val", 0, 300, 5, args.device)
+    saved = time.monotonic()
+
+    while step < args.steps:
+        set_rate(optimizer, args.rate * warmup_cosine(step, args.steps))
+        images, texts, wrong = captioned_batch(
+            "train", step * args.batch, args.batch, NEGATIVES, args.device
+        )
+        generator = torch.Generator().manual_seed(args.seed * 10**9 + step)
+        images = degrade(images, generator, vae if step >= args.vae_from else None)
+        ids = to_ids(words, [*texts, *(text for _, text in wrong)], args.device)
+        captions = model.encode_text(ids, normalize=True)
+        loss = contrastive_loss(
+            model.encode_image(images, normalize=True),
+            captions[: args.batch],
+            captions[args.batch :],
+            model.logit_scale.exp().clamp(max=100),
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        ema.update(model, step)
+        log(step, lambda x=loss: (x.item(), *retrieval(model, words, held_out, args.device)))
+        if time.monotonic() - saved > 120 or step == args.steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save_atomic(state | {"ema": ema.shadow, "step": step}, checkpoint)
+            saved = time.monotonic()
+    finish(model, ema.shadow, len(words), args.out)
+    write_card(
+        args.out,
+        "open_clip scorer of the stand-ins' scenes: a judge, not a contestant; it "
+        "has seen every pair of colour and shape",
+        model,
+        args,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A model double, a tiny model folder and a request, for the tests of `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from eval.run import Request, run
+from samplers import NoiseSchedule
+
+SIDE = 16  # pixels
+
+
+class Double:
+    """A model whose image is noise of (prompt, seed, scale); `edit` alters rows, `cost` overspends."""
+
+    def __init__(self, edit=None, cost=0):
+        betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        self.schedule = NoiseSchedule(np.cumprod(1 - betas))
+        self.unet = SimpleNamespace(config=SimpleNamespace(sample_size=SIDE // 8))
+        self.vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(1, 1, 1, 1)))
+        self.evaluations, self.batches = 0, []
+        self._edit, self._cost = edit, cost
+
+    def card(self):
+        return {"prediction_type": "epsilon", "revision": None}
+
+    def generate(self, plan, prompts, seeds, null_prompt=""):
+        self.evaluations += len(plan) + self._cost
+        self.batches.append(list(zip(prompts, seeds, strict=True)))
+        images = []
+        for prompt, seed in self.batches[-1]:
+            mixed = seed + 1000 * len(prompt) + int(1000 * plan.scale)
+            generator = torch.Generator().manual_seed(mixed)
+            # Depends on the batch's size on purpose: real networks' last bits do.
+            images.append(torch.rand(3, SIDE, SIDE, generator=generator) / len(seeds) ** 0.01)
+        images, latents = torch.stack(images), torch.zeros(len(seeds), 4, 2, 2)
+        if self._edit:
+            self._edit(self.batches[-1], latents, images)
+        return latents, images
+
+
+def place(tmp_path: Path) -> Path:
+    """A model folder with a pipeline's index, marked as a stand-in, and a prompt file."""
+    model = tmp_path / "tiny"
+    (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text(
+        json.dumps({"_class_name": "X", "unet": ["diffusers", "U"], "image_encoder": [None, None]})
+    )
+    (model / "unet" / "config.json").write_text("{}")
+    (model / "card.json").write_text('{"standin": true}')
+    (tmp_path / "prompts.txt").write_text("# scenes\na red circle\n\na blue square\nein grüner Ω\n")
+    return tmp_path
+
+
+def request(folder: Path, **changes) -> Request:
+    values = {
+        "model": str(folder / "tiny"),
+        "arms": "ddim,ddim_cfg++@0.6",
+        "scales": (3.0, 7.5),
+        "prompts": folder / "prompts.txt",
+        "seeds": (0, 1, 5),
+        "out": folder / "run",
+        "nfe": 4,
+        "batch": 4,
+        "device": "cpu",
+    }
+    return Request(**(values | changes))
+
+
+def draw(req: Request, double: Double | None = None):
+    double = double or Double()
+    return run(req, lambda source, nfe, device, dtype: double), double
+
+
+def spoil(batch, latents, images):
+    """Prompt 1: seed 0 is constant, seed 1 has a NaN latent, seed 5 an infinite pixel."""
+    for row, (prompt, seed) in enumerate(batch):
+        if prompt == "a blue square":
+            if seed == 0:
+                images[row] = 0.5
+            elif seed == 1:
+                latents[row, 0, 0, 0] = torch.nan
+            else:
+                images[row, 0, 0, 0] = torch.inf

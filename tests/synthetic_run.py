@@ -1,0 +1,95 @@
+"""Build small run folders and a network-free scorer for the tests of scoring and reporting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eval.features import Extractor
+
+SIZE = 64
+PROMPTS = [f"a <b>{colour}</b> circle & square" for colour in ("red", "green", "blue", "white")]
+ARMS = ("ddim", "ddim_cfg++", "exp2m_cfg++")
+OMEGAS = (1.5, 3.0, 5.0, 7.5)
+SEEDS = (0, 1, 2)
+
+
+def pattern(prompt: str) -> np.ndarray:
+    """Return the 4×4×3 picture, in 0 … 1, that a perfect model would draw for a prompt."""
+    seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big")
+    return np.random.default_rng(seed).uniform(size=(4, 4, 3))
+
+
+class MeanColours:
+    """A scorer whose embedding is the picture at 2×2 pixels, centred; captions embed likewise."""
+
+    name = "mean colours"
+    identity = "mean-colours-1"
+    calls = 0
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        n, h, w, _ = pixels.shape
+        cells = pixels.reshape(n, 2, h // 2, 2, w // 2, 3).mean((2, 4)).reshape(n, 12)
+        return (cells / 255 - 0.5).astype(np.float32)
+
+    def texts(self, prompts: list[str]) -> np.ndarray:
+        big = [np.kron(pattern(p), np.ones((16, 16, 1))) * 255 for p in prompts]
+        calls, out = self.calls, self.images(np.stack(big))
+        self.calls = calls
+        return out
+
+
+def extractor() -> Extractor:
+    return Extractor(MeanColours())
+
+
+def draw(prompt: str, arm: str, omega: float, seed: int) -> np.ndarray:
+    """Draw a prompt's pattern plus noise; noise falls with omega, contrast rises with it."""
+    rng = np.random.default_rng([seed, len(prompt)])  # the same start for every arm
+    noise = rng.normal(size=(4, 4, 3)) + 0.2 * np.random.default_rng(len(arm)).normal(size=3)
+    level = (0.5 if arm == "exp2m_cfg++" else 0.8) / omega
+    contrast = 1 + 0.08 * omega
+    small = 0.5 + contrast * (pattern(prompt) - 0.5) + level * noise
+    return np.kron(np.clip(small, 0, 1) * 255, np.ones((16, 16, 1))).astype(np.uint8)
+
+
+def make_run(folder: Path, arms=ARMS, omegas=OMEGAS, prompts=PROMPTS, seeds=SEEDS) -> Path:
+    """Write a run folder with images, as `python -m eval run` would leave it."""
+    entries = []
+    for arm in arms:
+        for omega in omegas:
+            key = f"{arm}@w{omega:g}"
+            guidance = "cfg++" if arm.endswith("cfg++") else "cfg"
+            entries.append(
+                {"key": key, "arm": arm, "sampler": arm, "options": {}, "scale": omega,
+                 "omega": omega, "guidance": guidance, "plan": []}
+            )  # fmt: skip
+            (folder / "images" / key).mkdir(parents=True)
+            for p, prompt in enumerate(prompts):
+                for seed in seeds:
+                    image = Image.fromarray(draw(prompt, arm, omega, seed))
+                    image.save(folder / "images" / key / f"{p:03d}_{seed}.png")
+    config = {
+        "model": "standin-sd15", "standin": True, "nfe": 20, "arms": entries,
+        "prompts": list(prompts), "prompts_file": "prompts/scenes100.txt", "prompts_sha256": "0",
+        "seeds": list(seeds), "batch": 4, "size": [SIZE, SIZE], "dtype": "float32",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "env.json").write_text(json.dumps({"python": "3", "device": "cpu"}))
+    times = {e["key"]: {"images": 12, "seconds": 1.2, "seconds_per_image": 0.1} for e in entries}
+    (folder / "timing.json").write_text(json.dumps(times))
+    return folder
+
+
+def make_reference(path: Path, count: int = 400) -> Path:
+    """Write reference features: patterns of other prompts, with a little noise."""
+    rng = np.random.default_rng(1)
+    scorer = MeanColours()
+    features = scorer.texts([f"prompt {i}" for i in range(count)])
+    np.savez(path, features=features + 0.02 * rng.normal(size=features.shape).astype(np.float32))
+    return path

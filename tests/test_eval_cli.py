@@ -1,0 +1,135 @@
+"""Image files, progress and the command line of the evaluation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from eval_double import Double, place, spoil
+from PIL import Image
+
+from eval.__main__ import main
+from eval.arms import DEFAULT_ARMS, parse_arms
+from eval.images import is_flat, is_valid_png, to_uint8, write_png
+from eval.progress import Progress
+from eval.run import run
+from samplers import available
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return place(tmp_path)
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+def test_png_bytes_are_exact_and_repeatable(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    texts = {"prompt": "größe 猫", "seed": "3"}
+    write_png(tmp_path / "a.png", pixels, texts)
+    write_png(tmp_path / "b.png", pixels, texts)
+    data = (tmp_path / "a.png").read_bytes()
+    assert data == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), pixels)
+    assert is_valid_png(tmp_path / "a.png", (7, 9), texts)
+    assert not is_valid_png(tmp_path / "a.png", (9, 7), texts)
+    assert not is_valid_png(tmp_path / "a.png", (7, 9), texts | {"seed": "4"})
+    assert not is_valid_png(tmp_path / "absent.png", (7, 9), texts)
+    for cut in range(0, len(data), 5):
+        (tmp_path / "a.png").write_bytes(data[:cut])
+        assert not is_valid_png(tmp_path / "a.png", (7, 9), texts), cut
+    for spot in (
+        *range(0, len(data) - 16, 5),
+        *range(len(data) - 16, len(data)),
+    ):  # a flipped bit anywhere
+        (tmp_path / "a.png").write_bytes(data[:spot] + bytes([data[spot] ^ 16]) + data[spot + 1 :])
+        assert not is_valid_png(tmp_path / "a.png", (7, 9), texts), spot
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_rounding_is_to_nearest_and_clips():
+    values = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0, 1.7, -0.3]).view(1, 1, 2, 3)
+    levels = to_uint8(values.expand(1, 3, 2, 3))
+    assert levels.shape == (1, 2, 3, 3) and levels[0, ..., 0].ravel().tolist() == [
+        0,
+        0,
+        1,
+        255,
+        255,
+        0,
+    ]
+
+
+def test_flat_images():
+    image = np.full((8, 8, 3), (10, 200, 30), np.uint8)
+    assert is_flat(image)
+    image[3, 3, 1] += 3
+    assert not is_flat(image)
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--model", "nothing-here", "--out", "{out}"],
+        ["run", "--model", "{model}", "--seeds", "4-0", "--out", "{out}"],
+        ["run", "--model", "{model}", "--scales", "x", "--out", "{out}"],
+        ["run", "--model", "{model}", "--prompts", "absent.txt", "--out", "{out}"],
+        ["run", "--model", "{model}", "--arms", "dimm", "--prompts", "{prompts}", "--out", "{out}"],
+        ["run", "--model", "{model}", "--prompts", "{prompts}", "--nfe", "0", "--out", "{out}"],
+        ["run", "--model", "{model}", "--prompts", "{prompts}", "--device", "x", "--out", "{out}"],
+        ["run", "--nfe", "many", "--out", "{out}"],
+        ["run"],
+        ["sing"],
+        [],
+    ],
+)
+def test_bad_input_exits_with_2_and_one_line(folder, capsys, words):
+    places = {"out": folder / "r", "model": folder / "tiny", "prompts": folder / "prompts.txt"}
+    try:
+        code = main([word.format(**places) for word in words])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2 and captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert not (folder / "r").exists()
+
+
+def test_run_prints_where_things_are_and_what_comes_next(folder, capsys, monkeypatch):
+    monkeypatch.setattr(run, "__defaults__", (lambda *_: Double(spoil),))
+    places = ["--model", str(folder / "tiny"), "--prompts", str(folder / "prompts.txt")]
+    words = ["run", *places, "--arms", "ddim", "--scales", "3", "--seeds", "0-1", "--nfe", "4"]
+    words += ["--limit", "2", "--no-score", "--out", str(folder / "r")]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "4 images drawn, 0 were there" in captured.out
+    assert f"next: python -m eval score {folder / 'r'}" in captured.out
+    assert "ddim@w3: 1 constant image, 1 NaN" in captured.err
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 4
+
+
+@pytest.mark.parametrize("command", ["run", "score", "report", "reference"])
+def test_help_opens_with_examples(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert stop.value.code == 0 and any(f"python -m eval {command}" in line for line in lines[:4])
+
+
+def test_the_default_arms_exist():
+    guidance = {recipe.name: recipe.guidance for recipe in available()}
+    assert len(parse_arms(DEFAULT_ARMS, (3.0,), guidance)) == 9
+
+
+def test_progress_off_a_terminal_is_plain_lines(capsys):
+    with Progress(4, "run", done=2) as progress:
+        progress.advance(2)
+    assert capsys.readouterr().err.startswith("run: 4/4 images, ")

@@ -1,0 +1,102 @@
+"""The check before a long run: it names what is missing and never raises."""
+
+from __future__ import annotations
+
+import huggingface_hub
+import pytest
+import torch
+
+from eval import preflight
+from eval.preflight import Finding, check_gpu, check_weights, report
+
+ID = "someone/some-model"
+
+
+@pytest.fixture
+def empty_cache(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+
+def test_gpu_is_found_or_explained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert check_gpu() == Finding("a CUDA GPU", True, "ok, Some GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert not check_gpu().present
+    assert "nvidia-smi" in check_gpu().text
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "CPU build" in check_gpu().text
+
+
+def test_a_folder_needs_a_model_index(tmp_path):
+    assert "model_index.json" in check_weights(str(tmp_path)).text
+    (tmp_path / "model_index.json").write_text("{}")
+    assert check_weights(str(tmp_path)).present
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./absent", "a/b/c", "word", "~/absent"])
+def test_what_is_neither_folder_nor_id_asks_no_network(model, monkeypatch):
+    monkeypatch.setattr(preflight, "_problem_on_hub", lambda _: pytest.fail("asked the hub"))
+    finding = check_weights(model)
+    assert not finding.present
+    assert model in finding.text and "MODEL=" in finding.text
+
+
+def test_cached_weights_ask_no_network(monkeypatch):
+    def cached(_model, name):
+        return f"/cache/{name}" if "fp16" in name or name == "model_index.json" else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(preflight, "_problem_on_hub", lambda _: pytest.fail("asked the hub"))
+    assert check_weights(ID).present
+
+
+def test_offline_says_so(empty_cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    finding = check_weights(ID)
+    assert not finding.present
+    assert "HF_HUB_OFFLINE" in finding.text and f"hf download {ID}" in finding.text
+
+
+def test_hub_within_and_out_of_reach(empty_cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    waited = []
+
+    def info(_self, _model, timeout):
+        waited.append(timeout)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    assert check_weights(ID).present
+    assert waited == [preflight.TIMEOUT]
+
+    def refuse(_self, _model, timeout):
+        raise ConnectionError(f"after {timeout}")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    assert "out of reach (ConnectionError)" in check_weights(ID).text
+
+
+def test_report_is_silent_or_three_lines():
+    gpu, weights = Finding("a GPU", True, "ok"), Finding("the weights", True, "ok")
+    assert report("x.sh", gpu, weights) == []
+    lines = report("x.sh", gpu, Finding("the weights", False, "get them"))
+    assert len(lines) == 3
+    assert lines[0].startswith("x.sh: missing the weights;")
+    assert lines[1:] == ["  GPU: ok", "  weights: get them"]
+
+
+def test_exit_code_and_streams(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(preflight, "check_gpu", lambda: Finding("a CUDA GPU", True, "ok"))
+    assert preflight.main(["--model", str(tmp_path), "--script", "x.sh"]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 3
+
+    assert preflight.main(["--model", "no-such-name"]) == 3
+    assert "no-such-name does not exist" in capsys.readouterr().err
+
+    (tmp_path / "model_index.json").write_text("{}")
+    assert preflight.main(["--model", str(tmp_path)]) == 0
+    assert capsys.readouterr() == ("", "")

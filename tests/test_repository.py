@@ -1,0 +1,189 @@
+"""What the files around the code promise: scripts, prompt files, pinned versions, licence."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from standins import make_prompts
+from standins.scenes import COLOURS, HELD_OUT, SHAPES, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ["run_tests.sh", "run_demo.sh", "run_sd15.sh", "scripts/env.sh", ".ci/run"]
+SKIPPED = {".git", ".venv", "build", "runs", "dist"}
+TEXT = {".py", ".sh", ".md", ".toml", ".txt", ".cff", ".json", ".html", ".csv", ".yml", ".yaml"}
+# Written in pieces so that this file does not contain what it looks for.
+MACHINE_PATH = re.compile(
+    "|".join(("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/[a-z]", "/Us" + "ers/"))
+)
+
+
+def lines(name: str) -> list[str]:
+    return (ROOT / "prompts" / name).read_text(encoding="utf-8").splitlines()
+
+
+def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the root with this interpreter, no GPU and no network."""
+    env = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"HF_HUB_OFFLINE": "1"} | variables
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+# --- scripts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_valid_bash(script):
+    result = run(["bash", "-n", script])
+    assert result.returncode == 0, result.stderr
+
+
+def test_ci_runs_the_tests():
+    assert "run_tests.sh" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "someone/not-cached-anywhere"])
+def test_sd15_without_gpu_and_weights_says_so_and_exits_with_3(model):
+    result = run(["bash", "run_sd15.sh"], MODEL=model)
+    assert result.returncode == 3, result.stderr
+    said = result.stderr.splitlines()
+    assert len(said) == 3 and result.stdout == "", result.stderr
+    assert "a CUDA GPU" in said[0] and model in said[0] and "run_demo.sh" in said[0]
+    assert said[1].startswith("  GPU: ") and said[2].startswith("  weights: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("SEEDS", "0"), ("SEEDS", "many"), ("FID_REFERENCE", "/no/such.npz")]
+)
+def test_sd15_refuses_a_wrong_setting_in_one_line(variable, value):
+    result = run(["bash", "run_sd15.sh"], **{variable: value})
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"{variable}={value}: ") and result.stderr.count("\n") == 1
+
+
+# --- packaging -----------------------------------------------------------------------------------
+
+
+def exact_versions() -> dict[str, str]:
+    text = (ROOT / "constraints.txt").read_text()
+    pins = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("==") for line in pins)
+
+
+def test_constraints_are_exact_and_hold_no_address():
+    text = (ROOT / "constraints.txt").read_text()
+    assert "://" not in text
+    for line in text.splitlines():
+        assert re.fullmatch(r"#.*|[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*", line), line
+
+
+def test_constraints_cover_every_declared_requirement():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {
+        re.split(r"[<>=!~ ;\[]", text)[0].lower().replace("_", "-")
+        for group in groups
+        for text in group
+    }
+    assert names <= exact_versions().keys()
+
+
+def test_requirements_lists_what_is_missing(tmp_path):
+    result = run([sys.executable, "scripts/requirements.py", "eval", "--write", str(tmp_path)])
+    assert result.returncode == bool(result.stdout), result.stderr
+    assert "==" in (tmp_path / "constraints.txt").read_text()
+    refused = run([sys.executable, "scripts/requirements.py", "evil"])
+    assert refused.returncode == 2 and "unknown extra 'evil'; known: eval, dev" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ({}, ["torch==2.9", "pillow==12"]),  # fresh: exactly what the project pins
+        ({"torch": "2.9+cu128"}, ["torch==2.9", "pillow==12"]),  # a build of the pinned version
+        ({"torch": "2.6"}, ["torch==2.6"]),  # somebody's own: kept, and nothing else is forced
+        ({"torch": "2.1"}, ["torch==2.9", "pillow==12"]),  # too old to keep
+    ],
+)
+def test_completing_an_environment_keeps_what_is_good_enough(present, expected, monkeypatch):
+    path = ROOT / "scripts" / "requirements.py"
+    spec = importlib.util.spec_from_file_location("requirements", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "installed", present.get)
+    wanted = ["torch>=2.4", "Pillow>=10"]
+    assert module.constraints(wanted, ["torch==2.9", "pillow==12"]) == expected
+
+
+def test_declared_packages_exist():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert all((ROOT / name / "__init__.py").is_file() for name in tools["packages"])
+    assert all((ROOT / f"{name}.py").is_file() for name in tools["py-modules"])
+
+
+def test_licence_and_citation():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert "arXiv:2406.08070" in citation and "arXiv:2211.01095" in citation
+
+
+def test_no_machine_paths():
+    found = []
+    for folder, names, files in os.walk(ROOT):
+        names[:] = [n for n in names if n not in SKIPPED and not n.endswith("_cache")]
+        for path in (Path(folder) / name for name in files):
+            if path.suffix in TEXT and MACHINE_PATH.search(path.read_text(encoding="utf-8")):
+                found.append(str(path.relative_to(ROOT)))
+    assert not found
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("coco100.txt", 100), ("scenes100.txt", 100), ("scenes_dev40.txt", 40)]
+)
+def test_prompt_file_has_unique_clean_lines(name, number):
+    found = lines(name)
+    assert len(found) == number == len({line.lower() for line in found})
+    assert all(line and line == line.strip() and line.isascii() for line in found)
+
+
+def test_coco_captions_have_8_to_20_words():
+    assert all(8 <= len(line.split()) <= 20 for line in lines("coco100.txt"))
+
+
+def test_development_and_reported_scenes_are_disjoint():
+    assert not set(lines("scenes100.txt")) & set(lines("scenes_dev40.txt"))
+
+
+def test_scene_files_are_what_the_script_writes():
+    for name, expected in make_prompts.files().items():
+        assert lines(name) == expected, f"{name}: run python -m standins.make_prompts"
+
+
+@pytest.mark.parametrize("name", ["scenes100.txt", "scenes_dev40.txt"])
+def test_every_block_of_scenes_has_the_stated_mix(name):
+    promises = [parse(line) for line in lines(name)]
+    for start in range(0, len(promises), 20):
+        block = promises[start : start + 20]
+        assert Counter(len(p.pairs) for p in block) == {1: 9, 2: 9, 3: 2}
+        assert sum(any(pair in HELD_OUT for pair in p.pairs) for p in block) == 6
+
+
+def test_reported_scenes_are_balanced():
+    pairs = [pair for line in lines("scenes100.txt") for pair in parse(line).pairs]
+    shapes, colours = Counter(s for s, _ in pairs), Counter(c for _, c in pairs)
+    for counts, known in ((shapes, SHAPES), (colours, COLOURS)):
+        even = len(pairs) / len(known)
+        assert set(counts) == set(known)
+        assert all(0.75 * even <= n <= 1.25 * even for n in counts.values()), counts
+    assert set(pairs) >= HELD_OUT
