@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe & Ito: tellable apart with any colour vision. The focus arm gets vermilion, alone.
@@ -150,12 +151,12 @@ def grid(results: dict, config: dict, folder: Path, path: Path) -> Path:
     height = head + len(chosen) * (TILE + gap) + 24
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (14, 11))
     pen.text((8, 8), "same prompt and seed in a row", "#444444", small)
     for c, cell in enumerate(columns):
         left = text_width + c * (TILE + gap)
         colour = FOCUS_COLOUR if cell["arm"] == results["focus"] else "#222222"
-        name = "\n".join(textwrap.wrap(cell["arm"], 15))
+        name = cell["arm"].replace("_cfg++", "\n_cfg++", 1).replace("[", "\n[", 1)
         pen.text(
             (left + 2, 6), f"{name}\nω = {cell['omega']:g}", colour, ImageFont.load_default(13)
         )

@@ -80,11 +80,17 @@ def _range(curve: Curve, matched: str) -> tuple[float, float]:
 
 
 def levels(curves: Mapping[str, Curve], focus: str, matched: str) -> list[float]:
-    """Place levels inside the range common to all arms; where there is none, inside the focus's."""
+    """Place levels where as many arms as possible can be compared with the focus arm.
+
+    The focus arm's range is narrowed to each other arm's in turn, the best overlap first, unless
+    less than half of it would remain: one arm that lives elsewhere must not spoil the comparison
+    with the rest, and is out of range instead.
+    """
+    start, end = low, high = _range(curves[focus], matched)
     ranges = [_range(curve, matched) for curve in curves.values()]
-    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
-    if low >= high:
-        low, high = _range(curves[focus], matched)
+    for a, b in sorted(ranges, key=lambda r: max(r[0], start) - min(r[1], end)):
+        if min(b, high) - max(a, low) >= (end - start) / 2:
+            low, high = max(a, low), min(b, high)
     return [low + f * (high - low) for f in FRACTIONS] if low < high else []
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from eval.folder import read_json
 
@@ -115,19 +116,15 @@ def choose_dtype(name: str | None, source: Source, device: str) -> str:
 
 
 def load(source: Source, nfe: int, device: str, dtype: str) -> Sampler:
-    """Load a model; `nfe` is what its own scheduler is set to, the plans carry their own."""
+    """Load a model; `nfe` is what its own scheduler is set to, the plans carry their own.
+
+    Raises OSError, in one line with the remedy, when the weights are not to be had.
+    """
     from latent_diffusion import StableDiffusion
 
-    try:
-        return StableDiffusion(
-            {"num_sampling": nfe}, model_key=source.key, device=device, pipe_dtype=DTYPES[dtype]
-        )
-    except OSError as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot load {source.label} ({first.rstrip('.')}); download it once with access to "
-            f"the hub, or give --model a folder that holds its weights"
-        ) from None
+    return StableDiffusion(
+        {"num_sampling": nfe}, model_key=source.key, device=device, pipe_dtype=DTYPES[dtype]
+    )
 
 
 def image_size(sd: Sampler) -> tuple[int, int]:
@@ -143,7 +140,7 @@ def fingerprint(source: Source, card: dict) -> dict[str, str | None]:
     """
     folder = Path(source.key)
     if not folder.is_dir():
-        return {"sha256": None, "revision": card.get("revision")}
+        return {"sha256": None, "revision": _revision(card["model_key"])}
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     components = [n for n, v in index.items() if isinstance(v, list) and any(v)]
     files = [folder / "model_index.json"]
@@ -155,6 +152,12 @@ def fingerprint(source: Source, card: dict) -> dict[str, str | None]:
             inner = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{file.relative_to(folder).as_posix()} {inner}\n".encode())
     return {"sha256": digest.hexdigest(), "revision": None}
+
+
+def _revision(hub_id: str) -> str:
+    """Return owner/name@commit; the hub's cache keeps files under snapshots/<commit>/."""
+    cached = try_to_load_from_cache(hub_id, "model_index.json")
+    return f"{hub_id}@{Path(cached).parent.name if isinstance(cached, str) else 'unknown'}"
 
 
 def _shown(folder: Path) -> str:

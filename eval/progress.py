@@ -43,7 +43,8 @@ class Progress:
     def _say(self, now: float, note: str) -> None:
         speed = (self.done - self._before) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / speed if speed else float("inf")
-        tail = f", {left / 60:.0f} min left" if 0 < left < float("inf") else ""
+        time_left = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+        tail = f", {time_left} left" if 0 < left < float("inf") else ""
         print(
             f"{self.label}: {self.done}/{self.total} {self.unit}, {speed:.1f}/s{tail}"
             + (f" ({note})" if note else ""),

@@ -78,7 +78,7 @@ def matched_header(results: dict, at: str) -> list[str]:
     found = [entry["level"] for entry in results["matched"][at]]
     digits = digits_for(found)
     levels = [f"Δ{other} at {held} = {level:.{digits}f}" for level in found]
-    return ["against", *levels, "overall"]
+    return ["against", "overall", *levels]
 
 
 def _share(results: dict, at: str, arm: str, word: str) -> str:
@@ -99,16 +99,13 @@ def tally(results: dict, at: str, arm: str) -> str:
 
 
 def matched_rows(results: dict, at: str) -> list[list[str]]:
-    """Return one row per baseline: focus − baseline at every level, and the overall word."""
+    """Return one row per baseline: the overall word, and focus − baseline at every level."""
     table = results["matched"][at]
     values = [c.get("difference") for e in table for c in e["comparisons"].values()]
     digits = min(4, digits_for(values))
     return [
-        [
-            arm,
-            *(matched_cell(e["comparisons"][arm], digits) for e in table),
-            tally(results, at, arm),
-        ]
+        [arm, tally(results, at, arm)]
+        + [matched_cell(e["comparisons"][arm], digits) for e in table]
         for arm in results["verdict"][at]
     ]
 

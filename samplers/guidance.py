@@ -31,7 +31,7 @@ def bell(schedule: NoiseSchedule, scale: float) -> Rate:
     σ_ref is where the paper's reference, DDIM with 50 leading steps, arrives from σ: T/50 timesteps
     further down. Below the first training timestep it falls linearly to 0 at t = −T/50, so that the
     last step has ω = λ_cfg as in the paper. Over the noise levels this is bell-shaped: with
-    λ_cfg = 0.6 it runs from 5.5 over 9.5 to 0.6.
+    λ_cfg = 0.6 it runs from 5.3 over 9.5 to 0.6.
     """
     stride = schedule.num_timesteps / REFERENCE_STEPS
 

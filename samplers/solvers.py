@@ -80,8 +80,8 @@ def dpmpp_2s(lam: Sequence[float]) -> Iterator[Stage]:
     """DPM-Solver++(2S): every step spends two evaluations (arXiv:2211.01095, Algorithm 1).
 
     The grid's levels are taken in pairs, so n evaluations visit n levels: a step from λ_i to
-    λ_{i+2} with its midpoint at λ_{i+1}, and first-order steps for what is left before σ = 0 (diffusers'
-    singlestep solver does the same). Order 2.
+    λ_{i+2} with its midpoint at λ_{i+1}, and first-order steps for what is left before σ = 0
+    (diffusers' singlestep solver does the same). Order 2.
     """
     i, n = 0, len(lam) - 1
     while i < n:
@@ -127,6 +127,19 @@ def dpmpp_3m(lam: Sequence[float], eta: float = 0.0) -> Iterator[Stage]:
         yield Stage(start, Move(end, exp(-g), gains, exp(-end) * sqrt(-expm1(-2 * eta * h))))
 
 
+def _third_order_start(lam: Sequence[float]) -> Iterator[Stage]:
+    """Two steps that cost third order nothing: the first is taken again once D at its end is known.
+
+    A first step by Euler's method alone leaves an error O(h²), which no later order removes.
+    """
+    first, second, third = lam[:3]
+    yield Stage(first, _stay(first), _first_order(first, second))
+    decay = exp(second - third)
+    again, onward = (weights([second, first], *step) for step in ((first, second), (second, third)))
+    gains = tuple(decay * a + b for a, b in zip(again, onward, strict=True))
+    yield Stage(second, Move(third, exp(first - third), gains))
+
+
 def exponential(
     lam: Sequence[float],
     order: int = 2,
@@ -138,7 +151,12 @@ def exponential(
     dx/dλ = (1 + η)(D − x) plus noise σ'·√(1 − e^{−2ηh}); η acts on steps that start inside the σ
     window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157); order p starts with lower ones.
     """
+    restarts = order > 2 and not eta and len(lam) > 2 and not isinf(lam[2])
+    if restarts:
+        yield from _third_order_start(lam)
     for i, (start, end) in enumerate(itertools.pairwise(lam)):
+        if restarts and i < 2:
+            continue
         if isinf(end):
             yield Stage(start, _first_order(start, end))
             continue

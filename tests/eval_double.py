@@ -16,7 +16,7 @@ SIDE = 16  # pixels
 
 
 class Double:
-    """A model whose image is noise of (prompt, seed, scale); `edit` alters rows, `cost` overspends."""
+    """A model of noise images; `edit` alters rows, `cost` overspends."""
 
     def __init__(self, edit=None, cost=0):
         betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -27,7 +27,7 @@ class Double:
         self._edit, self._cost = edit, cost
 
     def card(self):
-        return {"prediction_type": "epsilon", "revision": None}
+        return {"prediction_type": "epsilon", "model_key": "tiny"}
 
     def generate(self, plan, prompts, seeds, null_prompt=""):
         self.evaluations += len(plan) + self._cost

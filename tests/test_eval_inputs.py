@@ -150,8 +150,16 @@ def test_the_fingerprint_covers_the_pipeline_and_not_its_card(folder):
     assert models.fingerprint(source, {}) == before
     (folder / "tiny" / "unet" / "model.safetensors").write_bytes(b"1")
     assert models.fingerprint(source, {}) != before
-    hub = models.Source("owner/name", "owner/name", False)
-    assert models.fingerprint(hub, {"revision": "abc"}) == {"sha256": None, "revision": "abc"}
+
+
+def test_hub_models_are_identified_by_their_commit(monkeypatch):
+    source = models.Source("sd15", "owner/gone", False)
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/c/snapshots/f00/model.json")
+    found = models.fingerprint(source, {"model_key": "owner/mirror"})
+    assert found == {"sha256": None, "revision": "owner/mirror@f00"}
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
+    found = models.fingerprint(source, {"model_key": "owner/mirror"})
+    assert found["revision"] == "owner/mirror@unknown"
 
 
 def test_devices_and_dtypes():

@@ -1,0 +1,196 @@
+"""`latent_diffusion.py` on the trained sd15 stand-in: CFGpp's API, and stock diffusers' images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+import latent_diffusion
+from latent_diffusion import BaseDDIMCFGpp, StableDiffusion, get_solver, register_solver
+from samplers import available, compile_plan, generators, standard_normal
+
+ROOT = Path(__file__).parents[1]
+STANDIN = str(ROOT / "standins" / "sd15")
+PROMPT = "a large red circle on a grey background"
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Return get_solver on the stand-in; a model is loaded once per (name, steps)."""
+    made = {}
+
+    def solver(name: str = "ddim", steps: int = 4) -> StableDiffusion:
+        key = (name, steps)
+        if key not in made:
+            config = SimpleNamespace(num_sampling=steps)
+            made[key] = get_solver(name, solver_config=config, model_key=STANDIN, device="cpu")
+        return made[key]
+
+    return solver
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = StableDiffusionPipeline.from_pretrained(STANDIN, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stock_image(pipe, set_alpha_to_one: bool) -> torch.Tensor:
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, set_alpha_to_one=set_alpha_to_one
+    )
+    latents = standard_normal((1, 4, 8, 8), generators([7]))
+    out = pipe(
+        PROMPT, num_inference_steps=10, guidance_scale=3.0, latents=latents, output_type="pt"
+    )
+    return out.images
+
+
+def test_ddim_equals_the_stock_pipeline(load, pipe):
+    ours = load("ddim", 10).sample(cfg_guidance=3.0, prompt=["", PROMPT], seeds=7)
+    torch.testing.assert_close(ours, stock_image(pipe, True), atol=2e-4, rtol=0)
+
+
+def test_divergence_stock_ddim_stops_at_the_first_training_level(load, pipe):
+    """With SD's set_alpha_to_one=False, diffusers ends at ᾱ_0 (σ = 0.029); ours ends at σ = 0."""
+    sd = load("ddim", 10)
+    ours = sd.sample(cfg_guidance=3.0, prompt=["", PROMPT], seeds=7)
+    stock = stock_image(pipe, False)
+    assert (ours - stock).abs().max() > 1e-3
+    levels = [row.sigma for row in compile_plan("ddim", sd.schedule, 10)]
+    plan = compile_plan("ddim", sd.schedule, 10, 3.0, grid=[*levels, sd.schedule.sigma_min])
+    torch.testing.assert_close(sd.generate(plan, [PROMPT], [7])[1], stock, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*(r.name for r in available()), "ddim_cfg++"])
+def test_every_registered_name_samples(name, load):
+    solver = load(name)
+    before = solver.evaluations
+    image = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1)
+    assert image.shape == (1, 3, 64, 64)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert image.std() > 0.01
+    assert solver.evaluations - before == 4
+
+
+def test_ddim_cfgpp_runs_exp2m(load):
+    """The point of the patch: the original's name runs the new sampler."""
+    patched, named = load("ddim_cfg++"), load("exp2m_cfg++")
+    assert type(patched) is BaseDDIMCFGpp
+    images = [s.sample(cfg_guidance=0.4, prompt=["", PROMPT], seeds=3) for s in (patched, named)]
+    torch.testing.assert_close(*images)
+    first_order = load("ddim_cfg++_first_order")
+    other = first_order.sample(cfg_guidance=0.4, prompt=["", PROMPT], seeds=3)
+    assert (images[0] - other).abs().max() > 0.01
+
+
+def test_large_cfg_guidance_is_read_in_cfg_units(load, caplog):
+    solver = load("ddim_cfg++")
+    with caplog.at_level("INFO", logger="samplers.guidance"):
+        image = solver.sample(cfg_guidance=7.5, prompt=["", PROMPT], seeds=3)
+    assert "CFG units" in caplog.text
+    plan = compile_plan("exp2m_cfg++", solver.schedule, 4, omega=7.5)
+    torch.testing.assert_close(image, solver.generate(plan, [PROMPT], [3])[1])
+
+
+@pytest.mark.parametrize("name", ["ddim_cfg++", "euler_a"])
+def test_an_image_depends_on_its_prompt_and_seed_alone(name, load):
+    solver, prompts = load(name), [PROMPT, "a small blue star"]
+    together = solver.sample(cfg_guidance=0.5, prompt=["", prompts], seeds=[5, 6])
+    alone = solver.sample(cfg_guidance=0.5, prompt=["", prompts[1]], seeds=6)
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
+    fan = solver.sample(cfg_guidance=0.5, prompt=["", prompts[1]], seeds=[6, 9])
+    torch.testing.assert_close(fan[:1], alone, atol=1e-4, rtol=0)
+
+
+def test_without_seeds_the_global_generator_decides(load):
+    torch.manual_seed(0)
+    first = load("euler_a").sample(cfg_guidance=2.0, prompt=["", PROMPT])
+    torch.manual_seed(0)
+    again = load("euler_a").sample(cfg_guidance=2.0, prompt=["", PROMPT])
+    torch.testing.assert_close(first, again)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddim_cfg++"])
+def test_callback_sees_every_step_and_may_replace_the_state(name, load):
+    solver, seen = load(name), []
+
+    def watch(step, t, state):
+        seen.append((step, float(t), state["z0t"].shape, callable(state["decode"])))
+        return state
+
+    plain = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=2)
+    watched = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], callback_fn=watch, seeds=2)
+    torch.testing.assert_close(plain, watched)
+    assert [s[0] for s in seen] == [0, 1, 2, 3]
+    assert all(later[1] < earlier[1] for earlier, later in zip(seen, seen[1:], strict=False))
+
+    def replace(step, t, state):
+        return {**state, "zt": torch.zeros_like(state["zt"])} if step == 1 else state
+
+    changed = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], callback_fn=replace, seeds=2)
+    assert (changed - plain).abs().max() > 0.01
+
+
+def test_alpha_reads_the_shifted_table_as_cfgpp_does(load):
+    solver = load("ddim")
+    assert solver.alpha(0) == 1
+    assert solver.alpha(1) == solver.total_alphas[0]
+    assert solver.alpha(-1) == solver.final_alpha_cumprod
+    assert solver.skip == 250
+    assert solver.timestep(solver.sigmas[[3, 500]]).tolist() == [3, 500]
+
+
+def test_one_row_predictions_are_returned_twice(load):
+    solver = load("ddim")
+    uc, c = solver.get_text_embed("", PROMPT)
+    z, t = torch.randn(1, 4, 8, 8), torch.tensor(500.0)
+    both = solver.predict_noise(z, t, uc, c)
+    for k, pair in enumerate(((uc, None), (None, c))):
+        one = solver.predict_noise(z, t, *pair)
+        assert one[0] is one[1]
+        torch.testing.assert_close(one[0], both[k], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="both are None"):
+        solver.predict_noise(z, t, None, None)
+
+
+def test_encode_inverts_decode_roughly(load):
+    solver = load("ddim")
+    image = solver.sample(cfg_guidance=3.0, prompt=["", PROMPT], seeds=4)
+    back = solver.decode(solver.encode(image * 2 - 1)) / 2 + 0.5
+    assert (back - image).abs().mean() < 0.05
+
+
+def test_errors_are_one_line_that_helps(load):
+    with pytest.raises(ValueError, match=r"unknown solver 'dimm'; did you mean 'ddim'\? Known:"):
+        get_solver("dimm", solver_config={"num_sampling": 4})
+    with pytest.raises(ValueError, match="registered already"):
+        register_solver("ddim")(StableDiffusion)
+    with pytest.raises(ValueError, match="no num_sampling"):
+        StableDiffusion({}, model_key=STANDIN)
+    with pytest.raises(ValueError, match="num_sampling is 0; it must be a whole number"):
+        StableDiffusion({"num_sampling": 0}, model_key=STANDIN, device="cpu")
+    with pytest.raises(TypeError, match="unknown arguments pipe_type"):
+        StableDiffusion({"num_sampling": 4}, model_key=STANDIN, pipe_type=1)
+    with pytest.raises(OSError, match="give a folder in the diffusers format"):
+        StableDiffusion({"num_sampling": 4}, model_key=str(ROOT / "prompts"))
+    with pytest.raises(ValueError, match="2 seeds, 1 null prompts and 3 prompts"):
+        load("ddim").sample(prompt=["", ["a", "b", "c"]], seeds=[1, 2])
+    with pytest.raises(ValueError, match="cfg_guidance is nan; it must be finite"):
+        load("ddim_cfg++").sample(cfg_guidance=float("nan"), prompt=["", PROMPT])
+    with pytest.raises(ValueError, match="unknown method 'dim'"):
+        load("ddim").initialize_latent("dim")
+
+
+def test_the_benchmark_region_is_marked_and_short():
+    text = Path(latent_diffusion.__file__).read_text(encoding="utf-8")
+    (region,) = re.findall(r"# >>> benchmark region\n(.*?)# <<< benchmark region", text, re.S)
+    assert region.startswith('@register_solver("ddim_cfg++")\nclass BaseDDIMCFGpp(StableDiffusion)')
+    assert len(region.splitlines()) <= 60
