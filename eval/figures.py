@@ -157,9 +157,7 @@ def grid(results: dict, config: dict, folder: Path, path: Path) -> Path:
         left = text_width + c * (TILE + gap)
         colour = FOCUS_COLOUR if cell["arm"] == results["focus"] else "#222222"
         name = cell["arm"].replace("_cfg++", "\n_cfg++", 1).replace("[", "\n[", 1)
-        pen.text(
-            (left + 2, 6), f"{name}\nω = {cell['omega']:g}", colour, ImageFont.load_default(13)
-        )
+        pen.text((left + 2, 6), f"{name}\nω = {cell['omega']:g}", colour, small)
     for r, p in enumerate(chosen):
         top = head + r * (TILE + gap)
         lines = textwrap.wrap(prompts[p], 30)[:6]

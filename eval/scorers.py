@@ -54,8 +54,6 @@ class OpenClip:
     """
 
     def __init__(self, spec: str) -> None:
-        import open_clip
-
         spec = f"local-dir:{spec}" if Path(spec).is_dir() else spec
         local = spec.startswith("local-dir:")
         model_name, _, pretrained = (spec, "", "") if local else spec.partition("/")
@@ -70,6 +68,8 @@ class OpenClip:
                 f"scorer folder {folder}: no open_clip_config.json there; train it with "
                 "'python -m standins.train_clip' or pass --scorer NAME/PRETRAINED"
             )
+        import open_clip
+
         try:
             model, _, self._preprocess = open_clip.create_model_and_transforms(
                 model_name, pretrained=pretrained or None

@@ -89,8 +89,8 @@ def _check_options(recipe: Recipe, options: dict) -> None:
 
 
 def _order(recipe: Recipe, options: dict) -> int:
-    """The declared order, as the options change it; a corrector adds one."""
-    return int(options.get("order", recipe.order)) + bool(options.get("corrector"))
+    """The declared order, as the options change it; a corrector adds one, up to 3."""
+    return min(3, int(options.get("order", recipe.order)) + bool(options.get("corrector")))
 
 
 def _rate(

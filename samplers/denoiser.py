@@ -32,15 +32,17 @@ def as_epsilon(model: Model, prediction_type: str, schedule: NoiseSchedule) -> M
     if convert is None:
         return model
     log_sigmas = [schedule.log_sigma(t) for t in range(schedule.num_timesteps)]
-    tables: dict[torch.device, torch.Tensor] = {}
+    tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def wrapped(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = torch.promote_types(z.dtype, torch.float32)
-        table = tables.setdefault(
-            z.device, torch.tensor(log_sigmas, dtype=dtype, device=z.device)
-        ).to(dtype)
+        key = (z.device, dtype)
+        if key not in tables:
+            tables[key] = torch.tensor(log_sigmas, dtype=dtype, device=z.device)
+        table = tables[key]
+        # take, not table[low]: indexing by a tensor without dimensions reads its value back
         low = t.long().clamp(0, len(log_sigmas) - 2)
-        sigma = torch.lerp(table[low], table[low + 1], (t - low).to(dtype)).exp()
+        sigma = torch.lerp(table.take(low), table.take(low + 1), (t - low).to(dtype)).exp()
         alpha = (1 + sigma * sigma).rsqrt()
         z_wide = z.to(dtype)
         first, second = (

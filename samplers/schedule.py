@@ -74,9 +74,8 @@ class NoiseSchedule:
 
     def sigma(self, t: float) -> float:
         """Return the noise level at a timestep in [0, T − 1]."""
-        t_whole = int(t)
-        if t == t_whole and 0 <= t_whole < self.num_timesteps:  # exact at the training timesteps
-            a = self.alphas_cumprod[t_whole]
+        if 0 <= t < self.num_timesteps and t == int(t):  # exact at the training timesteps
+            a = self.alphas_cumprod[int(t)]
             return sqrt((1 - a) / a)
         return exp(self.log_sigma(t))
 

@@ -173,7 +173,8 @@ def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
 
     The carry waits one level behind; each evaluation at the predicted state first corrects it with
     `order` + 1 nodes, the new value among them, then predicts the next with `order`. Order + 1 in
-    all. The last prediction, to σ = 0, folds into the carry.
+    all, but 3 at most, which is what the first, two-node correction leaves. The last prediction
+    folds into the carry.
     """
     n = len(lam) - 1
     for i, (at, end) in enumerate(itertools.pairwise(lam)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -17,8 +18,9 @@ def write_card(folder: Path, what: str, model: nn.Module, args: argparse.Namespa
     """Write `folder`/card.json from the script's arguments and the last row of loss.csv there."""
     with (folder / "loss.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
+    root = Path(__file__).resolve().parents[1]
     shown = {
-        name: value.as_posix() if isinstance(value, Path) else value
+        name: os.path.relpath(value, root) if isinstance(value, Path) else value
         for name, value in vars(args).items()
     }
     card = {

@@ -20,26 +20,30 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPTokenizer
 
 from standins import scenes, tokenizer
 from standins.card import write_card
 from standins.degrade import degrade, load_vae
 from standins.negatives import hard_negatives
+from standins.train_checker import loss_of, targets
 from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
 
-NEGATIVES = 2  # per picture
-WIDTH = {"width": 128, "layers": 4, "head_width": 32, "patch_size": 8, "image_size": scenes.SIZE}
+NEGATIVES = 3  # per picture
+# A small ResNet: 2.5 times fewer steps to the same retrieval than a 4-layer ViT with 8 px patches.
+VISION = {"width": 14, "layers": [1, 1, 1, 1], "head_width": 56, "image_size": scenes.SIZE}
+GRID_CHANNELS = 112  # of its second stage, 8 × 8 cells as in the checker
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 
 
 def model_config(vocabulary: int) -> dict:
-    """Return open_clip's configuration: 1.3 M weights, 4-layer ViT, 2-layer text transformer."""
+    """Return open_clip's configuration: 1.5 M weights, a ResNet and a 2-layer text transformer."""
     text = {"context_length": tokenizer.LENGTH, "vocab_size": vocabulary, "width": 128}
     # open_clip reads the tokenizer files beside the weights when this name is set, whatever it is;
     # without it, it would take its own 49,408 words.
     text |= {"heads": 4, "layers": 2, "hf_tokenizer_name": "standins/clip"}
-    return {"embed_dim": 96, "vision_cfg": {**WIDTH, "pool_type": "avg"}, "text_cfg": text}
+    return {"embed_dim": 96, "vision_cfg": dict(VISION), "text_cfg": text}
 
 
 def new_scorer(vocabulary: int) -> open_clip.CLIP:
@@ -54,14 +58,15 @@ def to_ids(words: CLIPTokenizer, texts: list[str], device: str) -> torch.Tensor:
 
 def captioned_batch(
     split: str, first: int, size: int, negatives: int, device: str
-) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
-    """Draw (images, captions, hard negatives in (kind, text), `negatives` per image in order)."""
+) -> tuple[torch.Tensor, list[str], list[tuple[str, str]], list[scenes.Scene]]:
+    """Draw (images, captions, hard negatives in (kind, text), scenes), `negatives` per image."""
     drawn = [scenes.sample(split, first + k, held_out=None) for k in range(size)]
     wrong = []
     for k, (_, _, text) in enumerate(drawn):
         rng = np.random.default_rng((scenes.SPLITS[split], first + k, 1))
         wrong += hard_negatives(text, rng, negatives)
-    return to_tensor([image for _, image, _ in drawn], device), [t for *_, t in drawn], wrong
+    images = to_tensor([image for _, image, _ in drawn], device)
+    return images, [text for *_, text in drawn], wrong, [scene for scene, *_ in drawn]
 
 
 def contrastive_loss(
@@ -84,7 +89,7 @@ def retrieval(
 ) -> tuple[float, float]:
     """Return the share of images that pick their caption out of `group`, and out of it and its hard
     negatives; `batch` as from `captioned_batch`."""
-    images, texts, wrong = batch
+    images, texts, wrong, _ = batch
     model.eval()
     picture = torch.cat([model.encode_image(part, normalize=True) for part in images.split(128)])
     ids = to_ids(words, [*texts, *(text for _, text in wrong)], device)
@@ -118,11 +123,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("standins/clip"))
     parser.add_argument("--work", type=Path, default=Path("build/clip"), help="checkpoint folder")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--vae", type=Path, help="send half of each batch through this VAE")
-    parser.add_argument("--vae-from", type=int, default=0, help="first step that uses the VAE")
+    parser.add_argument("--vae-from", type=int, default=900, help="first step that uses the VAE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -132,22 +137,29 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = new_scorer(len(words)).to(args.device).train()
     ema = Ema(model, decay=0.998)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98))
+    # Says what stands in each cell: told where to look, the picture tower learns outlines early.
+    reader = nn.Conv2d(GRID_CHANNELS, len(scenes.SHAPES) + len(scenes.COLOURS) + 3, 1)
+    reader.to(args.device)
+    cells: dict[str, torch.Tensor] = {}
+    model.visual.layer2.register_forward_hook(lambda _, __, out: cells.update(features=out))
+    trained = [*model.parameters(), *reader.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98))
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, step = args.work / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=args.device)
         model.load_state_dict(state["model"])
+        reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
     vae = load_vae(args.vae, args.device) if args.vae else None
-    log = Log(args.out / "loss.csv", ("loss", "r1_of_100_val", "hard_val"), every=250, start=step)
+    log = Log(args.out / "loss.csv", ("loss", "r1_of_100_val", "hard_val"), every=200, start=step)
     held_out = captioned_batch("val", 0, 300, 5, args.device)
     saved = time.monotonic()
 
     while step < args.steps:
         set_rate(optimizer, args.rate * warmup_cosine(step, args.steps))
-        images, texts, wrong = captioned_batch(
+        images, texts, wrong, drawn = captioned_batch(
             "train", step * args.batch, args.batch, NEGATIVES, args.device
         )
         generator = torch.Generator().manual_seed(args.seed * 10**9 + step)
@@ -160,16 +172,17 @@ def main() -> None:
             captions[args.batch :],
             model.logit_scale.exp().clamp(max=100),
         )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (loss + 0.5 * loss_of(reader(cells["features"]), targets(drawn))).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         ema.update(model, step)
         log(step, lambda x=loss: (x.item(), *retrieval(model, words, held_out, args.device)))
         if time.monotonic() - saved > 120 or step == args.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_atomic(state | {"ema": ema.shadow, "step": step}, checkpoint)
+            state = {"model": model.state_dict(), "reader": reader.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "ema": ema.shadow, "step": step}
+            save_atomic(state, checkpoint)
             saved = time.monotonic()
     finish(model, ema.shadow, len(words), args.out)
     write_card(

@@ -1,6 +1,6 @@
 """Train the sd15 stand-in: text-to-image latent diffusion in Stable Diffusion 1.5's classes.
 
-    python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --steps 18000 --workers 2
+    python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --steps 10500 --workers 2
     python -m standins.train_sd15 --vae build/vae/vae --out build/sd15 --export standins/sd15
 
 ε-prediction on SD's scaled-linear schedule, 8×8×4 latents, a small CLIP text encoder trained along
@@ -28,6 +28,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from standins import tokenizer as words
+from standins.card import write_card
 from standins.training import Ema, Log, fresh_batch, save_atomic, set_rate, warmup_cosine
 
 SCHEDULER = DDIMScheduler(
@@ -202,6 +203,8 @@ def export(args: argparse.Namespace, folder: Path) -> None:
     ).to(dtype=torch.float16).save_pretrained(folder)
     words.build(folder / "tokenizer")  # also the vocab.json and merges.txt that older readers need
     shutil.copy(args.out / "loss.csv", folder / "loss.csv")
+    shutil.copy(args.vae.parent / "loss.csv", folder / "loss_vae.csv")
+    write_card(folder, "sd15 stand-in: Stable Diffusion 1.5's classes, 64x64 scenes", model, args)
 
 
 def main() -> None:
@@ -211,7 +214,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("build/vae/vae"))
     parser.add_argument("--out", type=Path, default=Path("build/sd15"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, help="write the pipeline here and stop")
-    parser.add_argument("--steps", type=int, default=22_000)
+    parser.add_argument("--steps", type=int, default=10_500)
     parser.add_argument("--batch", type=int, default=32, help="per worker")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--reuse", type=int, default=4, help="noise draws per render")

@@ -1,7 +1,7 @@
 """Denoisers in closed form, the networks made of them, and exact solutions to compare with.
 
-A *law* is a distribution of clean data; its denoiser D(x, σ) = E[x0 | x0 + σ·z = x] is exact. All in
-float64 numpy; `network` wraps two laws, one unconditional and one conditional, as an ε-network.
+A *law* is a distribution of clean data; its denoiser D(x, σ) = E[x0 | x0 + σ·z = x] is exact. All
+in float64 numpy; `network` wraps two laws, unconditional and conditional, as an ε-network.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def guided_flow(
 
 
 def uniform_levels(n: int, start: float = HIGH, end: float = LOW) -> list[float]:
-    """n + 1 noise levels, evenly spaced in λ, that end above 0: a last step to 0 hides the order."""
+    """n + 1 noise levels, evenly spaced in λ, ending above 0: a last step to 0 hides the order."""
     return [start * (end / start) ** (i / n) for i in range(n + 1)]
 
 

@@ -8,6 +8,7 @@ named at each rule, and for CFGpp's files the formulas that their behaviour foll
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import exp, expm1, log, sqrt
 
 import torch
@@ -76,7 +77,7 @@ def ancestral_split(sigma: float, to: float, eta: float = 1.0) -> tuple[float, f
 
 def euler(denoised, x, levels) -> list[torch.Tensor]:
     out = []
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         x = x + (x - denoised(x, i)) / s * (t - s)
         out.append(x)
     return out
@@ -84,7 +85,7 @@ def euler(denoised, x, levels) -> list[torch.Tensor]:
 
 def euler_ancestral(denoised, x, levels, noise: Noise) -> list[torch.Tensor]:
     out = []
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         down, up = ancestral_split(s, t)
         x = x + (x - denoised(x, i)) / s * (down - s)
         x = x + up * noise() if t else x
@@ -94,7 +95,7 @@ def euler_ancestral(denoised, x, levels, noise: Noise) -> list[torch.Tensor]:
 
 def dpmpp_2m(denoised, x, levels) -> list[torch.Tensor]:
     out, old, h_old = [], None, None
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         d = denoised(x, i)
         if t == 0:
             x = d
@@ -125,7 +126,7 @@ def dpmpp_2s(denoised, x, levels) -> list[torch.Tensor]:
 def dpmpp_3m_sde(denoised, x, levels, noise: Noise | None, eta: float) -> list[torch.Tensor]:
     """As published: the second difference lacks a factor 2."""
     out, past = [], []  # past: (D, h of the step that followed), the latest first
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         d = denoised(x, i)
         if t == 0:
             out.append(d)
@@ -157,7 +158,7 @@ def dpmpp_3m_sde(denoised, x, levels, noise: Noise | None, eta: float) -> list[t
 def cfgpp_euler(estimate: Estimate, x, levels, scale, noise: Noise | None = None):
     """D_g + σ_down·(x − D_u)/σ, with D_g = D_u + λ·Δ; ancestral when there is noise."""
     out = []
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         uncond, cond = estimate(x, i)
         down, up = ancestral_split(s, t) if noise and t else (t, 0.0)
         x = uncond + scale * (cond - uncond) + down / s * (x - uncond)
@@ -169,7 +170,7 @@ def cfgpp_euler(estimate: Estimate, x, levels, scale, noise: Noise | None = None
 def cfgpp_2m_sd(estimate: Estimate, x, levels, scale):
     """SD file: second order from the *guided* estimate minus the previous *unconditional* one."""
     out, old, h_old = [], None, None
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         uncond, cond = estimate(x, i)
         target = uncond + scale * (cond - uncond)
         x = target + t / s * (x - uncond)
@@ -184,7 +185,7 @@ def cfgpp_2m_sd(estimate: Estimate, x, levels, scale):
 def cfgpp_2m_sdxl(estimate: Estimate, x, levels, scale):
     """SDXL file: unconditional minus unconditional; the levels end at σ_min."""
     out, old, h_old = [], None, None
-    for i, (s, t) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (s, t) in enumerate(pairwise(levels)):
         uncond, cond = estimate(x, i)
         h = log(s / t)
         x = uncond + scale * (cond - uncond) + t / s * (x - uncond)

@@ -24,7 +24,8 @@ from problems import (
 from samplers import Recipe, available, compile_plan, guidance
 
 BAND = 0.15
-SIZES = (256, 512)
+SIZES = (256, 512)  # third order needs finer grids before the start-up's own error is small
+FINER = (500, 1000)
 
 
 def deterministic(recipe: Recipe) -> tuple[str, dict]:
@@ -41,10 +42,10 @@ def smooth_bell(sigma: float) -> float:
     return 0.4 + 3.0 * float(np.exp(-(np.log(sigma) ** 2) / 4))
 
 
-def measured(schedule, name, laws, exact, sizes=SIZES, **options) -> tuple[float, int]:
+def measured(schedule, name, laws, exact, sizes=None, **options) -> tuple[float, int]:
     """Return the slope of the largest error over eight starting points, and the declared order."""
     errors, x = {}, starts()
-    for n in sizes:
+    for n in sizes or (FINER if name == "exp3m" else SIZES):
         plan = compile_plan(name, schedule, n, grid=uniform_levels(n), **options)
         errors[n] = float(np.abs(end_state(plan, *laws, x) - exact).max())
     return slope(errors), plan.order
@@ -103,10 +104,10 @@ def test_orders_of_our_sampler_on_a_guided_equation(order, corrector, schedule, 
         order=order,
         corrector=corrector,
     )
-    assert declared == order + corrector
+    assert declared == min(3, order + corrector)
     assert found > declared - BAND
-    if declared < 4:  # the fourth order's error changes sign hereabouts and falls faster still
-        assert found < declared + 2 * BAND
+    if order + corrector < 4:  # a corrected third order keeps the fourth until its start-up shows
+        assert found < declared + 3 * BAND
 
 
 def test_our_sampler_integrates_its_own_bell(schedule):

@@ -5,11 +5,14 @@ Both sides see the same weightless network. diffusers computes in float32, hence
 
 from __future__ import annotations
 
+from itertools import islice, pairwise
+from math import log
+
 import pytest
 import torch
-from reference import states, toy_epsilon
+from reference import states, toy_epsilon, toy_network
 
-from samplers import NoiseSchedule, compile_plan, generators, standard_normal
+from samplers import NoiseSchedule, compile_plan, generators, standard_normal, trajectory
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -76,7 +79,9 @@ def test_ddim(n):
 
 def test_ddim_of_stable_diffusion_ends_at_the_first_alpha_and_ours_at_zero():
     """SD's config (set_alpha_to_one=False) steps from t = 1 to ᾱ_0: σ = 0.029 of noise is left."""
-    scheduler = configured("DDIMScheduler", 20, **LEADING, set_alpha_to_one=False, clip_sample=False)
+    scheduler = configured(
+        "DDIMScheduler", 20, **LEADING, set_alpha_to_one=False, clip_sample=False
+    )
     ours, theirs = states(compiled("ddim", scheduler), Z), drive(scheduler, 1.0)
     same(ours[:-1], theirs[:-1])
     schedule = NoiseSchedule.from_scheduler(scheduler)
@@ -136,13 +141,33 @@ def test_dpm_third_order_with_midpoint_start_differs_from_the_exact_start():
     assert not torch.allclose(ours[1], theirs[1], atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "order"), [("res_2m", 2), ("dpm3m_sde", 3)])
-def test_sde_dpm_multistep(name, order):
+SDE = PINNED | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}
+
+
+def test_sde_dpm_multistep():
     """The reverse SDE at η = 1 with the same noise, exact weights ("heun")."""
-    options = PINNED | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}
-    scheduler = configured(MULTISTEP, 12, **options, solver_order=order, use_karras_sigmas=True)
-    plan = compiled(name, scheduler, eta=1.0)
+    scheduler = configured(MULTISTEP, 12, **SDE, solver_order=2, use_karras_sigmas=True)
+    plan = compiled("res_2m", scheduler, eta=1.0)
     same(states(plan, Z, generators(SEEDS)), drive(scheduler, plan.start, noise=True))
+
+
+def test_sde_dpm_third_order_differs_by_a_sign_in_diffusers():
+    """Its SDE weight of the second difference is −φ_3 − 1, k-diffusion's and ours −φ_3.
+
+    diffusers' own ODE weight is −φ_3 as well, −((e^{−h} − 1 + h)/h² − 0.5); in its SDE branch the
+    minus went into the fraction and not into the 0.5.
+    """
+    scheduler = configured(MULTISTEP, 12, **SDE, solver_order=3, use_karras_sigmas=True)
+    plan = compiled("dpm3m_sde", scheduler, eta=1.0)
+    ours = states(plan, Z, generators(SEEDS))
+    theirs = drive(scheduler, plan.start, noise=True)
+    same(ours[:2], theirs[:2])
+    run = trajectory(toy_network(plan), Z, plan, generators(SEEDS))
+    d2, d1, d0 = (step.denoised for step in islice(run, 3))
+    lam = [-log(row.sigma) for row in plan.rows[:4]]
+    h2, h1, h = (b - a for a, b in pairwise(lam))
+    second = ((d0 - d1) * h / h1 - (d1 - d2) * h / h2) * h / (h1 + h2)
+    same([ours[2] - second], [theirs[2]])
 
 
 @pytest.mark.parametrize("n", [5, 8, 20])
@@ -192,8 +217,9 @@ def test_euler_ancestral(monkeypatch):
 def test_unipc_where_its_weights_are_exact():
     """From the fourth evaluation on, UniPC-3 is our third order with corrector, row by row.
 
-    Before that diffusers replaces the exact weights of the low orders by 1/2. So the rows are
-    compared one by one, each of ours applied to diffusers' own states and estimates.
+    Before that diffusers replaces the exact weights of the low orders by 1/2, and it ends on lower
+    orders. So the rows between are compared one by one, each of ours applied to diffusers' own
+    states and estimates.
     """
     n = 10
     scheduler = configured(
@@ -201,7 +227,7 @@ def test_unipc_where_its_weights_are_exact():
         n,
         solver_order=3,
         final_sigmas_type="zero",
-        lower_order_final=False,
+        lower_order_final=True,  # without it diffusers solves a singular system at σ = 0
         use_karras_sigmas=True,
     )
     levels = levels_of(scheduler)
@@ -216,7 +242,7 @@ def test_unipc_where_its_weights_are_exact():
         x = scheduler.step(eps, t, x).prev_sample
         corrected.append(scheduler.last_sample * scale)
         row = plan.rows[i]
-        if 3 <= i < n - 1:
+        if 3 <= i < n - 2:
             ours = row.carry.state * before
             ours = ours + sum(c * d for c, d in zip(row.carry.uncond, seen, strict=False))
             torch.testing.assert_close(ours, corrected[-1], rtol=2e-4, atol=2e-4)

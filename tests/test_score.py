@@ -165,7 +165,8 @@ def test_rendered_reference_is_cached(tmp_path, capsys):
     assert len(first.features) == first.statistics.n == 40
 
 
-def test_folder_reference(tmp_path):
+def test_folder_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "CACHE", tmp_path / "cache")
     rng = np.random.default_rng(0)
     for i, shape in enumerate([(80, 120, 3), (64, 64, 3), (200, 100, 3)]):
         pixels = rng.integers(0, 255, shape, dtype=np.uint8)

@@ -1,0 +1,72 @@
+"""List the samplers, or show one as its table of coefficients.
+
+python -m samplers
+python -m samplers exp2m_cfg++ --nfe 8 --scale 0.6
+python -m samplers dpm3m_sde --omega 5 --grid uniform --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from samplers.compile import compile_plan
+from samplers.grids import GRIDS
+from samplers.registry import available
+from samplers.schedule import NoiseSchedule
+
+
+def table() -> str:
+    """Return the markdown table of all registered samplers."""
+    lines = [
+        "| name | guidance | order | evaluations per step | noise | default grid | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in available():
+        noise = "yes" if r.stochastic else "no"
+        lines.append(
+            f"| `{r.name}` | {r.guidance}, {r.strength.replace('_', ' ')} | {r.order} | "
+            f"{r.evaluations_per_step} | {noise} | {r.grid} | {r.source} |"
+        )
+    return "\n".join(lines)
+
+
+def stable_diffusion() -> NoiseSchedule:
+    """Return SD's schedule: scaled-linear betas from 0.00085 to 0.012, 1,000 timesteps."""
+    low, high = 0.00085**0.5, 0.012**0.5
+    product, table = 1.0, []
+    for t in range(1000):
+        product *= 1 - (low + t / 999 * (high - low)) ** 2
+        table.append(product)
+    return NoiseSchedule(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m samplers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", help="a sampler; without it, list them")
+    parser.add_argument("--nfe", type=int, default=20)
+    parser.add_argument("--scale", type=float, help="omega for CFG, lambda for CFG++")
+    parser.add_argument("--omega", type=float, help="the strength in CFG units instead")
+    parser.add_argument("--grid", help=", ".join(GRIDS))
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    args = parser.parse_args()
+    if args.name is None:
+        print(table())
+        return 0
+    try:
+        plan = compile_plan(
+            args.name, stable_diffusion(), args.nfe, args.scale, omega=args.omega, grid=args.grid
+        )
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(plan.to_json() if args.json else plan)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What the README says is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from samplers import compile_plan
+from samplers.__main__ import stable_diffusion, table
+from samplers.registry import _RECIPES
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_the_sampler_table_is_the_registry():
+    assert table() in README
+
+
+def test_the_added_sampler_runs(monkeypatch):
+    (added,) = [code for code in blocks() if "register(Recipe" in code]
+    assert len([line for line in added.splitlines() if line.strip()]) <= 12
+    monkeypatch.setattr("samplers.registry._RECIPES", dict(_RECIPES))
+    exec(added, {})
+    schedule = stable_diffusion()
+    mine, ours = (compile_plan(n, schedule, 9, 5.0, grid="karras") for n in ("my_euler", "ddim"))
+    assert mine.rows == ours.rows
+
+
+def test_the_examples_run(monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    examples = [code for code in blocks() if "register(Recipe" not in code]
+    assert len(examples) == 2
+    for code in examples:
+        names: dict = {}
+        exec(code, names)
+        image = names.get("images", names.get("image"))
+        assert image.shape[1:] == (3, 64, 64)
+        assert image.isfinite().all()
+    assert "exp2m_cfg++: 20 evaluations" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""Names and options: what is registered, how to add to it, and the wording of every refusal."""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+
+from samplers import Recipe, available, compile_plan, register
+from samplers import registry as module
+from samplers.solvers import euler
+
+ARMS = {
+    f"{a}{suffix}" for a in ("ddim", "dpm2m", "dpm2s", "dpm3m_sde") for suffix in ("", "_cfg++")
+}
+ORIGINAL = {
+    "euler",
+    "euler_a",
+    "euler_cfg++",
+    "euler_a_cfg++",
+    "ddim_cfg++_first_order",
+    "dpm++_2m_cfg++",
+    "dpm++_2m_cfgpp",
+}
+
+
+def test_the_promised_names_are_there():
+    names = [r.name for r in available()]
+    assert len(names) == len(set(names))
+    assert set(names) >= ARMS | ORIGINAL | {"exp2m_cfg++", "res_2m", "dpm3m", "exp3m"}
+
+
+def test_recipes_describe_themselves():
+    for recipe in available():
+        assert recipe.source and recipe.order in (1, 2, 3)
+        assert recipe.evaluations_per_step == (2 if "2s" in recipe.name else 1)
+        assert recipe.guidance == ("cfg++" if "cfg" in recipe.name else "cfg")
+        assert recipe.stochastic == ("sde" in recipe.name or recipe.name.startswith("euler_a"))
+
+
+def test_our_sampler_takes_the_documented_options():
+    recipe = next(r for r in available() if r.name == "exp2m_cfg++")
+    assert recipe.options == ("order", "eta", "window", "corrector")
+
+
+def test_a_new_sampler_is_one_line(schedule, monkeypatch):
+    monkeypatch.setattr(module, "_RECIPES", dict(module._RECIPES))
+    mine = register(Recipe("mine", euler, "uniform", "rising", 1, "a test", 5.0))
+    assert available()[-1] is mine
+    assert compile_plan("mine", schedule, 8).scale == 5.0
+    with pytest.raises(ValueError, match="sampler 'mine' is registered already; choose another"):
+        register(mine)
+
+
+def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
+    with pytest.raises(ValueError) as caught:
+        compile_plan(name, schedule, nfe, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "dpm2mm"}, "unknown sampler 'dpm2mm'; did you mean 'dpm2m'? Known: exp2m_cfg++, "),
+        ({"name": "zzz"}, "unknown sampler 'zzz'. Known: exp2m_cfg++, "),
+        ({"nfe": 0}, "nfe is 0; it must be a whole number from 1 to 1000"),
+        ({"nfe": 1001}, "nfe is 1001; it must be a whole number from 1 to 1000"),
+        ({"nfe": 2.5}, "nfe is 2.5; it must be a whole number from 1 to 1000"),
+        ({"nfe": True}, "nfe is True; it must be a whole number from 1 to 1000"),
+        ({"nfe": "20"}, "nfe is '20'; it must be a whole number from 1 to 1000"),
+        ({"nfe": nan}, "nfe is nan; it must be a whole number from 1 to 1000"),
+        ({"nfe": inf}, "nfe is inf; it must be a whole number from 1 to 1000"),
+        ({"nfe": None}, "nfe is None; it must be a whole number from 1 to 1000"),
+        ({"scale": nan}, "scale is nan; it must be finite"),
+        ({"scale": inf, "name": "ddim_cfg++"}, "scale is inf; it must be finite"),
+        ({"scale": "high"}, "scale is 'high'; it must be a number"),
+        ({"omega": nan}, "omega is nan; it must be finite"),
+        ({"omega": lambda sigma: nan}, "omega(sigma) is nan; it must be finite"),
+        ({"scale": 0.6, "omega": 7.5}, "scale=0.6 and omega=7.5 both state the strength; pass one"),
+        ({"shape": "ball"}, "unknown shape 'ball'; did you mean 'bell'? Known: constant, "),
+        ({"interval": (2.0, 1.0)}, "interval is (2.0, 1.0); it needs 0 <= low < high"),
+        ({"interval": 3}, "interval is 3; it must be two noise levels, (low, high)"),
+        ({"window": (2.0, 1.0)}, "window is (2.0, 1.0); it needs 0 <= low < high"),
+        ({"window": "wide"}, "window is 'wide'; it must be two noise levels, (low, high)"),
+        ({"eta": -0.1}, "eta is -0.1; it must be 0 (deterministic) or more"),
+        ({"eta": nan}, "eta is nan; it must be finite"),
+        ({"eta": None}, "eta is None; it must be a number"),
+        ({"order": 4}, "order is 4; it must be a whole number from 1 to 3"),
+        ({"order": "2"}, "order is '2'; it must be a whole number from 1 to 3"),
+        (
+            {"eta": 0.5, "corrector": True},
+            "eta=0.5 with corrector=True: the corrector is for eta=0",
+        ),
+        (
+            {"name": "ddim", "eta": 1.0},
+            "sampler 'ddim' takes no option eta=1.0; its options: none",
+        ),
+        (
+            {"steps": 20},
+            "sampler 'exp2m_cfg++' takes no option steps=20; its options: order, eta, window, corr",
+        ),
+        ({"nfe": 1000, "grid": "leading"}, "timestep 1000 lies outside [0, 999]"),
+    ],
+)
+def test_refusals_name_the_value_and_what_is_allowed(wrong, message, schedule):
+    assert compile_error(schedule, **wrong).startswith(message)
+
+
+def test_a_strong_eta_makes_ancestral_sampling_forget_its_state(schedule):
+    """σ_up is capped at σ', as in k-diffusion, so σ_down = 0 and nothing of the state is kept."""
+    plan = compile_plan("euler_a", schedule, 4, eta=50.0)
+    assert plan.rows[0].carry.state == 0 and plan.rows[0].carry.noise == plan.rows[0].carry.sigma

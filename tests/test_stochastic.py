@@ -1,0 +1,126 @@
+"""Randomness: distribution of stochastic samplers, and images that depend on their seed alone."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+import torch
+
+from samplers import compile_plan, generators, sample, standard_normal
+
+CASES = [("dpm3m_sde", {}), ("euler_a", {}), ("exp2m_cfg++", {"eta": 0.5})]
+SLOPE_U, SHIFT_U, SLOPE_C, SHIFT_C = 0.3, 0.5, 0.4, 1.0  # D = slope·x/(1 + σ) + shift
+
+
+def affine(sigma: float, slope: float, shift: float) -> tuple[float, float]:
+    return slope / (1 + sigma), shift
+
+
+def affine_network(plan):
+    rows = iter(plan)
+
+    def model(z, t):
+        sigma = next(rows).sigma
+        x = z * sqrt(1 + sigma**2)
+        pairs = (affine(sigma, SLOPE_U, SHIFT_U), affine(sigma, SLOPE_C, SHIFT_C))
+        return tuple((x - (a * x + b)) / sigma for a, b in pairs)
+
+    return model
+
+
+def predicted_moments(plan) -> tuple[float, float]:
+    """Propagate mean and variance through a plan on affine D, without running it.
+
+    Every state is an affine function of z_T and of the noise drawn so far; these coefficients are
+    what is propagated. Index 0 is the constant, 1 is z_T, k + 2 the noise of row k.
+    """
+    size = len(plan) + 2
+    x = [0.0] * size
+    x[1] = plan.start
+    history: list[tuple[list[float], list[float]]] = []
+    for k, row in enumerate(plan):
+        estimates = []
+        for slope, shift in ((SLOPE_U, SHIFT_U), (SLOPE_C, SHIFT_C)):
+            a, b = affine(row.sigma, slope, shift)
+            estimates.append([a * v + (b if i == 0 else 0) for i, v in enumerate(x)])
+        history.insert(0, tuple(estimates))
+        new = [row.carry.state * v for v in x]
+        for (uncond, cond), u, g in zip(history, row.carry.uncond, row.carry.delta, strict=False):
+            new = [v + u * a + g * (b - a) for v, a, b in zip(new, uncond, cond, strict=True)]
+        new[k + 2] += row.carry.noise
+        x = new
+    return x[0], sum(v * v for v in x[1:])
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_mean_and_variance_follow_the_recursion(name, options, schedule):
+    plan = compile_plan(name, schedule, 10, **options, omega=lambda sigma: 2.0)
+    mean, variance = predicted_moments(plan)
+    count = 40_000
+    z = torch.randn(1, 1, 100, count // 100, dtype=torch.float64, generator=generators([1])[0])
+    out = sample(affine_network(plan), z, plan, generators([2]))
+    assert plan.stochastic
+    assert float(out.mean()) == pytest.approx(mean, abs=5 * sqrt(variance / count))
+    assert float(out.var()) == pytest.approx(variance, rel=5 * sqrt(2 / count))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_noise_restores_the_marginal_variance(name, options, schedule):
+    """On data that is one point, D = 0, the state must keep the variance σ² of its level."""
+    plan = compile_plan(name, schedule, 10, **options, grid="karras_unfinished")
+    variance = plan.rows[0].sigma ** 2
+    for row in plan:
+        variance = row.carry.state**2 * variance + row.carry.noise**2
+        assert variance == pytest.approx(row.carry.sigma**2, rel=1e-9)
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+def images(schedule, seeds, name="dpm3m_sde", dtype=torch.float32):
+    plan = compile_plan(name, schedule, 6)
+    sources = generators(seeds)
+    z = standard_normal((len(seeds), 4, 6, 6), sources, dtype=dtype)
+
+    def model(z, t):  # no matrix product: every operation acts on each image alone
+        return torch.tanh(z), torch.sin(z + t / 1000)
+
+    return sample(model, z, plan, sources)
+
+
+@pytest.mark.parametrize("name", ["dpm3m_sde", "euler_a_cfg++", "dpm2m"])
+def test_an_image_depends_on_its_seed_alone(name, schedule):
+    whole = images(schedule, [11, 12, 13, 14], name)
+    for k, seed in enumerate([11, 12, 13, 14]):
+        assert torch.equal(images(schedule, [seed], name)[0], whole[k])
+    assert torch.equal(images(schedule, [14, 12], name), whole[[3, 1]])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_the_same_seed_gives_the_same_noise_in_every_dtype(schedule):
+    single, double = (
+        standard_normal((1, 4, 3, 3), generators([5]), dtype=d)
+        for d in (torch.float32, torch.float64)
+    )
+    assert torch.equal(single, double.float())
+
+
+def test_generators_are_left_alone_by_deterministic_plans(schedule):
+    sources = generators([1])
+    before = sources[0].get_state()
+    plan = compile_plan("exp2m_cfg++", schedule, 4)
+    sample(lambda z, t: (z, z), torch.zeros(1, 4, 2, 2), plan, sources)
+    assert torch.equal(before, sources[0].get_state())
+
+
+def test_stochastic_plan_without_generators_is_refused(schedule):
+    plan = compile_plan("dpm3m_sde", schedule, 4)
+    with pytest.raises(ValueError, match=r"plan 'dpm3m_sde' draws noise; pass generators="):
+        sample(lambda z, t: (z, z), torch.zeros(1, 4, 2, 2), plan)
+
+
+def test_too_few_generators_are_refused(schedule):
+    plan = compile_plan("euler_a", schedule, 4)
+    with pytest.raises(ValueError, match="1 generators for a batch of 2; pass one per image"):
+        sample(lambda z, t: (z, z), torch.zeros(2, 4, 2, 2), plan, generators([1]))
