@@ -18,6 +18,11 @@ Grid = Callable[[NoiseSchedule, int], list[float]]
 def leading(schedule: NoiseSchedule, n: int) -> list[float]:
     """Timesteps i·⌊T/n⌋ + 1, SD's own spacing (diffusers "leading", steps_offset 1)."""
     skip = schedule.num_timesteps // n
+    if (n - 1) * skip + 1 >= schedule.num_timesteps:
+        raise ValueError(
+            f"nfe is {n}; the leading grid has no {n} of {schedule.num_timesteps} timesteps: use "
+            "fewer, or another grid such as 'trailing'"
+        )
     return [schedule.sigma(i * skip + 1) for i in reversed(range(n))] + [0.0]
 
 

@@ -30,15 +30,15 @@ def bell(schedule: NoiseSchedule, scale: float) -> Rate:
 
     σ_ref is where the paper's reference, DDIM with 50 leading steps, arrives from σ: T/50 timesteps
     further down. Below the first training timestep it falls linearly to 0 at t = −T/50, so that the
-    last step has ω = λ_cfg as in the paper. Over the noise levels this is bell-shaped: with
-    λ_cfg = 0.6 it runs from 5.3 over 9.5 to 0.6.
+    last step has ω close to λ_cfg as in the paper (1.04·λ_cfg at t = 1). Over the noise levels
+    this is bell-shaped: with λ_cfg = 0.6 it runs from 5.3 over 9.5 to 0.6.
     """
     stride = schedule.num_timesteps / REFERENCE_STEPS
 
     def omega(sigma: float) -> float:
         t = schedule.timestep(sigma)
         arrival = schedule.sigma(t - stride) if t >= stride else schedule.sigma_min * t / stride
-        return scale / (1 - min(arrival / sigma, arrival / schedule.sigma(t)))
+        return scale / (1 - arrival / sigma)
 
     return omega
 

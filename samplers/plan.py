@@ -114,9 +114,7 @@ class Plan:
 
     def _order_due(self, i: int) -> int:
         left = self.nfe - 1 - i
-        if (
-            self.end > 0
-        ):  # one order less in the very last step does not lower the order of the whole
+        if self.end > 0:  # one lower-order step at the very end does not lower the whole
             left += self.order - 1
         return min(self.order, i + 1, max(1, left))
 

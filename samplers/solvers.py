@@ -149,7 +149,7 @@ def exponential(
     """Exponential Adams–Bashforth with exact weights: D is a polynomial through the last values.
 
     dx/dλ = (1 + η)(D − x) plus noise σ'·√(1 − e^{−2ηh}); η acts on steps that start inside the σ
-    window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157); order p starts with lower ones.
+    window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157), after one first-order step.
     """
     restarts = order > 2 and not eta and len(lam) > 2 and not isinf(lam[2])
     if restarts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,7 +131,7 @@ def test_callback_sees_every_step_and_may_replace_the_state(name, load):
     watched = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], callback_fn=watch, seeds=2)
     torch.testing.assert_close(plain, watched)
     assert [s[0] for s in seen] == [0, 1, 2, 3]
-    assert all(later[1] < earlier[1] for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later[1] < earlier[1] for earlier, later in pairwise(seen))
 
     def replace(step, t, state):
         return {**state, "zt": torch.zeros_like(state["zt"])} if step == 1 else state
@@ -194,3 +195,22 @@ def test_the_benchmark_region_is_marked_and_short():
     (region,) = re.findall(r"# >>> benchmark region\n(.*?)# <<< benchmark region", text, re.S)
     assert region.startswith('@register_solver("ddim_cfg++")\nclass BaseDDIMCFGpp(StableDiffusion)')
     assert len(region.splitlines()) <= 60
+
+
+def test_the_pipeline_is_small_and_complete(pipe):
+    weights = list(Path(STANDIN).rglob("*.safetensors"))
+    assert len(weights) == 3
+    assert sum(path.stat().st_size for path in weights) <= 10e6
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.tokenizer.model_max_length == pipe.text_encoder.config.max_position_embeddings
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_networks_give_finite_images(dtype):
+    solver = get_solver(
+        "ddim_cfg++", solver_config={"num_sampling": 2}, model_key=STANDIN, device="cpu",
+        pipe_dtype=dtype,
+    )  # fmt: skip
+    image = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1)
+    assert image.dtype == torch.float32
+    assert image.isfinite().all()

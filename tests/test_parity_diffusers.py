@@ -211,9 +211,6 @@ def test_euler_ancestral(monkeypatch):
     same(states(plan, Z, generators(SEEDS)), drive(scheduler, plan.start, ve=True))
 
 
-# --- UniPC ---------------------------------------------------------------------------------------
-
-
 def test_unipc_where_its_weights_are_exact():
     """From the fourth evaluation on, UniPC-3 is our third order with corrector, row by row.
 

@@ -63,7 +63,10 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"name": "dpm2mm"}, "unknown sampler 'dpm2mm'; did you mean 'dpm2m'? Known: exp2m_cfg++, "),
+        (
+            {"name": "dpm2mm"},
+            "unknown sampler 'dpm2mm'; did you mean 'dpm2m'? Known: exp2m_cfg++, ",
+        ),
         ({"name": "zzz"}, "unknown sampler 'zzz'. Known: exp2m_cfg++, "),
         ({"nfe": 0}, "nfe is 0; it must be a whole number from 1 to 1000"),
         ({"nfe": 1001}, "nfe is 1001; it must be a whole number from 1 to 1000"),
@@ -101,7 +104,10 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
             {"steps": 20},
             "sampler 'exp2m_cfg++' takes no option steps=20; its options: order, eta, window, corr",
         ),
-        ({"nfe": 1000, "grid": "leading"}, "timestep 1000 lies outside [0, 999]"),
+        (
+            {"nfe": 1000, "grid": "leading"},
+            "nfe is 1000; the leading grid has no 1000 of 1000 timesteps",
+        ),
     ],
 )
 def test_refusals_name_the_value_and_what_is_allowed(wrong, message, schedule):
