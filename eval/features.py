@@ -56,7 +56,7 @@ class Extractor:
     @property
     def identity(self) -> str:
         """16 hex digits; two extractors with the same value give the same features."""
-        parts = [self.scorer.identity, str(self.fid_from_scorer)]
+        parts = [self.scorer.identity, self.fid_name if self.fid_from_scorer else "-"]
         parts += [x.identity if x else "-" for x in (self.checker, self.inception)]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
@@ -65,15 +65,24 @@ class Extractor:
         """What the FID features are, in words."""
         if self.inception:
             return self.inception.name
-        return f"{self.scorer.name}: image embedding, not normalised"
+        return f"{self.scorer.name}: image embedding, of length √d"
 
     def fid_features(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features that FID compares, (n, d); d = 0 when there is no extractor."""
         if self.inception:
             return self.inception.images(pixels)
         if self.fid_from_scorer:
-            return self.scorer.images(pixels)
+            return at_length_root_d(self.scorer.images(pixels))
         return np.zeros((len(pixels), 0), np.float32)
+
+
+def at_length_root_d(embeddings: np.ndarray) -> np.ndarray:
+    """Scale each row of (n, d) to length √d, so that a dimension's mean square is about 1.
+
+    The contrastive loss sets an embedding's direction alone; its length carries nothing.
+    """
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings * (embeddings.shape[1] ** 0.5 / length)
 
 
 def extractor_for(scorer: str | None, standin: bool, fid: bool) -> tuple[Extractor, dict[str, str]]:
@@ -193,7 +202,7 @@ def extract(
         rows["seed"].append(np.array([s for _, s in good]))
         rows["clip"].append(cosine)
         reuse = extractor.fid_from_scorer and not extractor.inception
-        rows["fid"].append(image if reuse else extractor.fid_features(stack))
+        rows["fid"].append(at_length_root_d(image) if reuse else extractor.fid_features(stack))
         captions = [prompts[p] for p in which]
         unknown = np.full((len(good), 2), np.nan, np.float32)
         rows["checks"].append(

@@ -81,8 +81,7 @@ def make_run(folder: Path, arms=ARMS, omegas=OMEGAS, prompts=PROMPTS, seeds=SEED
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "env.json").write_text(json.dumps({"python": "3", "device": "cpu"}))
-    times = {e["key"]: {"images": 12, "seconds": 1.2, "seconds_per_image": 0.1} for e in entries}
-    (folder / "timing.json").write_text(json.dumps(times))
+    (folder / "timing.json").write_text(json.dumps({e["key"]: 0.1 for e in entries}))
     return folder
 
 
