@@ -214,3 +214,21 @@ def test_half_precision_networks_give_finite_images(dtype):
     image = solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1)
     assert image.dtype == torch.float32
     assert image.isfinite().all()
+
+
+def test_the_k_diffusion_vocabulary_of_cfgpp(load):
+    solver = load("ddim")
+    sigmas = latent_diffusion.get_sigmas_karras(
+        10, solver.schedule.sigma_min, solver.schedule.sigma_max
+    )
+    plan = compile_plan("euler", solver.schedule, 10)
+    torch.testing.assert_close(sigmas, torch.tensor([*(r.sigma for r in plan), 0.0]))
+    down, up = solver.get_ancestral_step(2.0, 1.0)
+    assert down**2 + up**2 == pytest.approx(1.0)
+    assert latent_diffusion.get_ancestral_step(2.0, 1.0, eta=0) == (1.0, 0.0)
+    uc, c = solver.get_text_embed("", PROMPT)
+    x, sigma, t = torch.randn(1, 4, 8, 8), torch.tensor(2.0), torch.tensor(500.0)
+    guided, plain = solver.kdiffusion_x_to_denoised(x, sigma, uc, c, 3.0, t)
+    eps_u, eps_c = solver.predict_noise(x / 5**0.5, t, uc, c)
+    torch.testing.assert_close(solver.to_d(x, sigma, plain), eps_u, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(guided, x - 2 * (eps_u + 3 * (eps_c - eps_u)), atol=1e-5, rtol=1e-5)
