@@ -50,6 +50,7 @@ def register_solver(name: str) -> Callable[[type], type]:
 
 def get_solver(name: str, **kwargs: Any) -> StableDiffusion:
     """Construct a registered solver; a ValueError suggests the nearest name."""
+    _register_recipes()
     return choose("solver", name, _SOLVERS)(**kwargs)
 
 
@@ -148,12 +149,13 @@ class BaseDDIMCFGpp(StableDiffusion):
 # <<< benchmark region
 
 
-for _recipe in available():
-    if _recipe.name not in _SOLVERS:
-        register_solver(_recipe.name)(
-            type(f"Solver[{_recipe.name}]", (BaseDDIM,), {"sampler": _recipe.name})
-        )
+def _register_recipes() -> None:
+    """Make every sampler of the registry a solver, those registered later too."""
+    for name in (recipe.name for recipe in available()):
+        if name not in _SOLVERS:
+            register_solver(name)(type(f"Solver[{name}]", (BaseDDIM,), {"sampler": name}))
 
 
 if __name__ == "__main__":
+    _register_recipes()
     print("\n".join(_SOLVERS))
