@@ -123,7 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("standins/clip"))
     parser.add_argument("--work", type=Path, default=Path("build/clip"), help="checkpoint folder")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--vae", type=Path, help="send half of each batch through this VAE")
