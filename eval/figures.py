@@ -117,14 +117,13 @@ def nearest(cells: list[dict], omega: float) -> dict | None:
 
 
 def usual_omega(results: dict) -> float:
-    """Return the strength at which pictures are shown: the focus arm's lowest FID, or a middle."""
-    cells = by_arm(results)[results["focus"]] or [
-        cell for cells in by_arm(results).values() for cell in cells
-    ]
-    scored = [cell for cell in cells if cell["fid"] is not None]
-    return (
-        min(scored, key=lambda c: c["fid"])["omega"] if scored else cells[len(cells) // 2]["omega"]
-    )
+    """Return the strength that pictures are shown at: the middle one of the focus arm's scales.
+
+    Not the one with the best FID: with few prompts that is often hardly any guidance.
+    """
+    arms = by_arm(results)
+    cells = arms[results["focus"]] or [cell for found in arms.values() for cell in found]
+    return cells[len(cells) // 2]["omega"]
 
 
 def tile(path: Path, side: int = TILE) -> Image.Image:
