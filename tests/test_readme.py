@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+from eval.summary import summary
 from samplers import compile_plan
 from samplers.__main__ import stable_diffusion, table
 from samplers.registry import _RECIPES
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks() -> list[str]:
@@ -18,6 +21,12 @@ def blocks() -> list[str]:
 
 def test_the_sampler_table_is_the_registry():
     assert table() in README
+
+
+def test_the_results_are_the_committed_ones():
+    results = json.loads((ROOT / "docs/results/standin-sd15/results.json").read_text())
+    assert summary(results) in README
+    assert results["stamp"] in (ROOT / "docs/results/standin-sd15/README.md").read_text()
 
 
 def test_the_added_sampler_runs(monkeypatch):
@@ -31,7 +40,7 @@ def test_the_added_sampler_runs(monkeypatch):
 
 
 def test_the_examples_run(monkeypatch, capsys):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     examples = [code for code in blocks() if "register(Recipe" not in code]
     assert len(examples) == 2
     for code in examples:
