@@ -56,6 +56,7 @@ class StableDiffusion:
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         self.prediction_type = self.scheduler.config.prediction_type
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self._epsilon = as_epsilon(self._network, self.prediction_type, self.schedule)
         total = self.schedule.num_timesteps
         steps = whole("num_sampling", steps, 1, total)
         self.scheduler.set_timesteps(steps, device=self.device)
@@ -140,13 +141,15 @@ class StableDiffusion:
         if not rows:
             raise ValueError("predict_noise needs uc, c or both; both are None")
 
-        def network(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            z_in = torch.cat([z.to(self.dtype)] * len(rows))
-            out = self.unet(z_in, t, encoder_hidden_states=torch.cat(rows), return_dict=False)[0]
-            parts = out.chunk(len(rows))
-            return parts[0], parts[-1]
+        return self._epsilon(zt, t, rows)
 
-        return as_epsilon(network, self.prediction_type, self.schedule)(zt, t)
+    def _network(
+        self, z: torch.Tensor, t: torch.Tensor, rows: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        z_in = torch.cat([z.to(self.dtype)] * len(rows))
+        out = self.unet(z_in, t, encoder_hidden_states=torch.cat(rows), return_dict=False)[0]
+        parts = out.chunk(len(rows))
+        return parts[0], parts[-1]
 
     def initialize_latent(
         self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any

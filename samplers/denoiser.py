@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from samplers.errors import choose
-from samplers.loop import Model
 from samplers.schedule import NoiseSchedule
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def _from_v(z, out, alpha, sigma_vp):
@@ -20,8 +23,12 @@ def _from_sample(z, out, alpha, sigma_vp):
 _CONVERSIONS = {"epsilon": None, "v_prediction": _from_v, "sample": _from_sample}
 
 
-def as_epsilon(model: Model, prediction_type: str, schedule: NoiseSchedule) -> Model:
+def as_epsilon(
+    model: Callable[..., Pair], prediction_type: str, schedule: NoiseSchedule
+) -> Callable[..., Pair]:
     """Return a model(z, t) → (ε_u, ε_c) from one that predicts ε, v or x0.
+
+    Further arguments, such as embeddings, are handed on to the model.
 
     prediction_type  diffusers' names: "epsilon", "v_prediction", "sample"
 
@@ -34,7 +41,7 @@ def as_epsilon(model: Model, prediction_type: str, schedule: NoiseSchedule) -> M
     log_sigmas = [schedule.log_sigma(t) for t in range(schedule.num_timesteps)]
     tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
-    def wrapped(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def wrapped(z: torch.Tensor, t: torch.Tensor, *context: object) -> Pair:
         dtype = torch.promote_types(z.dtype, torch.float32)
         key = (z.device, dtype)
         if key not in tables:
@@ -46,7 +53,7 @@ def as_epsilon(model: Model, prediction_type: str, schedule: NoiseSchedule) -> M
         alpha = (1 + sigma * sigma).rsqrt()
         z_wide = z.to(dtype)
         first, second = (
-            convert(z_wide, out.to(dtype), alpha, sigma * alpha) for out in model(z, t)
+            convert(z_wide, out.to(dtype), alpha, sigma * alpha) for out in model(z, t, *context)
         )
         return first, second
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,3 +233,19 @@ def test_the_k_diffusion_vocabulary_of_cfgpp(load):
     eps_u, eps_c = solver.predict_noise(x / 5**0.5, t, uc, c)
     torch.testing.assert_close(solver.to_d(x, sigma, plain), eps_u, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(guided, x - 2 * (eps_u + 3 * (eps_c - eps_u)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_v_prediction_network_is_converted(tmp_path, load):
+    """The same network, read as v: predict_noise returns ε = α·v + σ·z."""
+    shutil.copytree(STANDIN, tmp_path / "v")
+    path = tmp_path / "v" / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    config = {"num_sampling": 4}
+    solver = get_solver("ddim", solver_config=config, model_key=str(tmp_path / "v"), device="cpu")
+    assert solver.card()["prediction_type"] == "v_prediction"
+    uc, c = solver.get_text_embed("", PROMPT)
+    z, t = torch.randn(1, 4, 8, 8), torch.tensor(500.0)
+    raw = load("ddim").predict_noise(z, t, uc, c)
+    a = solver.total_alphas[500]
+    for got, v in zip(solver.predict_noise(z, t, uc, c), raw, strict=True):
+        torch.testing.assert_close(got, a.sqrt() * v + (1 - a).sqrt() * z, atol=1e-5, rtol=1e-4)
