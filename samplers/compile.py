@@ -103,18 +103,18 @@ def _rate(
     """Return the scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
     if callable(omega):
         return 1.0, omega
-    shape = shape or recipe.strength
+    mean = guidance.mean_bell(schedule)
     shapes = {
         "constant": guidance.constant,
         "rising": lambda w: guidance.rising(schedule, w),
-        "bell": lambda w: guidance.bell(schedule, w),
+        "bell": lambda w: guidance.bell(schedule, w / mean),
     }
-    make = choose("shape", shape, shapes)
-    unit = guidance.mean_bell(schedule) if recipe.strength == "bell" else 1.0
+    make = choose("shape", shape or recipe.strength, shapes)
+    unit = mean if recipe.strength == "bell" else 1.0  # CFG units in one unit of the scale
     if omega is not None:
         scale = finite("omega", omega) / unit
     scale = recipe.scale if scale is None else finite("scale", scale)
-    return scale, make(scale if shape == "bell" and unit != 1 else scale * unit)
+    return scale, make(scale * unit)
 
 
 def _timestep(recipe: Recipe, schedule: NoiseSchedule, sigma: float) -> float:

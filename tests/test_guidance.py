@@ -96,3 +96,11 @@ def test_kick_refuses_a_rate(name, option, schedule):
 def test_defaults_are_the_recipes_own(schedule):
     for recipe in available():
         assert compile_plan(recipe.name, schedule, 4).scale == recipe.scale
+
+
+@pytest.mark.parametrize("name", ["res_2m", "exp2m_cfg++"])
+@pytest.mark.parametrize("shape", ["constant", "bell"])
+def test_every_shape_has_the_strength_asked_for(schedule, name, shape):
+    """Over the reference grid, 50 leading steps, the mean weight is omega for every shape."""
+    plan = compile_plan(name, schedule, 50, omega=5.0, shape=shape, grid="leading")
+    assert sum(row.weight for row in plan) / 50 == pytest.approx(5.0)
