@@ -160,6 +160,7 @@ class StableDiffusion:
         seeds       a seed or a list, one per image: each image's noise depends on its seed alone;
                     without seeds torch's global generator is used
         uc, c       embeddings, which say how many images there are
+        src_img     part of CFGpp's signature; no method here uses it
         sigmas      noise levels of "random_kdiffusion", the first counts
         """
         scale = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from math import exp, isclose, log, sqrt
+from math import isclose, log, sqrt
 
 from samplers.exponential import moments
 
@@ -188,8 +188,3 @@ def _row(data: dict) -> Row:
     if carry is None:
         raise ValueError("a row of the plan has no carry")
     return Row(**{**data, "carry": carry, "probe": probe})
-
-
-def level_of(lam: float) -> float:
-    """Return σ = e^{−λ}; λ = +inf is σ = 0."""
-    return exp(-lam)

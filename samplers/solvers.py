@@ -154,9 +154,8 @@ def exponential(
     restarts = order > 2 and not eta and len(lam) > 2 and not isinf(lam[2])
     if restarts:
         yield from _third_order_start(lam)
-    for i, (start, end) in enumerate(itertools.pairwise(lam)):
-        if restarts and i < 2:
-            continue
+    for i in range(2 if restarts else 0, len(lam) - 1):
+        start, end = lam[i : i + 2]
         if isinf(end):
             yield Stage(start, _first_order(start, end))
             continue
@@ -179,11 +178,7 @@ def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
     n = len(lam) - 1
     for i, (at, end) in enumerate(itertools.pairwise(lam)):
         nodes = [lam[i - j] for j in range(min(order, i + 1))]
-        predict = (
-            _first_order(at, end)
-            if isinf(end)
-            else Move(end, exp(at - end), tuple(weights(nodes, at, end)))
-        )
+        predict = Move(end, exp(at - end), tuple(weights(nodes, at, end)))
         correct = _stay(at)
         if i:
             before = lam[i - 1]
