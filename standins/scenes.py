@@ -82,6 +82,7 @@ class Scene:
 # --- drawing -------------------------------------------------------------------------------------
 
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+Corner = tuple[int, int]  # (top, left) pixels cut off, as in SDXL's crop coordinates
 
 
 def _star(u, v, r):
@@ -114,25 +115,29 @@ DISTANCE = {  # signed distance in pixels, negative inside; u right, v down, r t
 }
 
 
-def _backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _backdrop(scene: Scene, rng: np.random.Generator, crop: Corner) -> np.ndarray:
+    y, x = _Y + crop[0], _X + crop[1]
     colour = np.array(BACKGROUNDS[scene.ground], np.float32) + rng.uniform(-6, 6, 3).astype("f")
     if scene.kind == "gradient":
-        shade = 1.22 - 0.5 * _Y / (SIZE - 1)
+        shade = 1.22 - 0.5 * y / (SIZE - 1)
     elif scene.kind == "horizon":
-        below = np.clip(_Y - rng.uniform(30, 46) + 0.5, 0, 1)[..., None]
+        below = np.clip(y - rng.uniform(30, 46) + 0.5, 0, 1)[..., None]
         return (1 - below) * (0.55 * colour + 0.45 * 235) + below * 0.8 * colour
     elif scene.kind == "checks":
-        shade = np.where((_X // 16 + _Y // 16) % 2 == 0, 0.86, 1.1)
+        shade = np.where((x // 16 + y // 16) % 2 == 0, 0.86, 1.1)
     else:
-        shade = np.ones_like(_Y)
+        shade = np.ones_like(y)
     return shade[..., None] * colour
 
 
-def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scene as uint8 (64, 64, 3); `rng` jitters colours by a few levels."""
-    image = _backdrop(scene, rng)
+def render(scene: Scene, rng: np.random.Generator, crop: Corner = (0, 0)) -> np.ndarray:
+    """Draw a scene as uint8 (64, 64, 3); `rng` jitters colours by a few levels.
+
+    With `crop` the frame lies that far down and right of the scene's own, on the same ground.
+    """
+    image = _backdrop(scene, rng, crop)
     for thing in scene.things:
-        u, v = _X - thing.x, _Y - thing.y
+        u, v = _X + crop[1] - thing.x, _Y + crop[0] - thing.y
         r = RADII[thing.size]
         cover = np.clip(0.5 - DISTANCE[thing.shape](u, v, r), 0, 1)[..., None]
         paint = np.array(COLOURS[thing.colour], np.float32) + rng.uniform(-7, 7, 3).astype("f")
@@ -191,11 +196,16 @@ def random_scene(
             return Scene(kind, ground, placed)
 
 
-def sample(split: str, index: int, **options) -> tuple[Scene, np.ndarray, str]:
-    """Return (scene, image, caption) number `index` of a split; see `random_scene` for options."""
+def sample(
+    split: str, index: int, crop: Corner = (0, 0), **options
+) -> tuple[Scene, np.ndarray, str]:
+    """Return (scene, image, caption) number `index` of a split; see `random_scene` for options.
+
+    `crop` moves the frame (see `render`); scene and caption stay those of the whole picture.
+    """
     rng = np.random.default_rng((SPLITS[split], index))
     scene = random_scene(rng, **options)
-    return scene, render(scene, rng), caption(scene, rng)
+    return scene, render(scene, rng, crop), caption(scene, rng)
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -1,0 +1,285 @@
+"""What every loaded latent diffusion model offers CFGpp's solvers: schedule, VAE, noise, plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from tqdm import tqdm
+
+from kdiffusion_terms import EpsilonPair, KDiffusionTerms
+from pipelines import default_device, default_dtype
+from samplers import (
+    NoiseSchedule,
+    Plan,
+    as_epsilon,
+    generators,
+    sample,
+    standard_normal,
+    trajectory,
+)
+from samplers.errors import choose, whole
+from samplers.loop import Model
+
+
+class LatentModel(KDiffusionTerms):
+    """A loaded pipeline as CFGpp's solvers see it. Subclasses add text and `predict_noise`.
+
+    device dtype vae unet scheduler  of the pipeline; `scheduler` holds CFGpp's shifted table
+    total_alphas sigmas log_sigmas   the unshifted tables, (T,)
+    schedule                         the same as `samplers` uses it, in float64
+    evaluations                      network calls so far
+    """
+
+    def _adopt(
+        self,
+        pipe: DiffusionPipeline,
+        model_key: str,
+        solver_config: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        spacing: str | None = None,
+    ) -> None:
+        """Take over a pipeline's networks and schedule, and set the number of steps.
+
+        spacing  of the scheduler's own timesteps, if not the pipeline's: "trailing", "leading" …
+        """
+        self.device, self.dtype, self.model_key = device, dtype, model_key
+        self.vae = pipe.vae.to(device).eval().requires_grad_(False)
+        self.unet = pipe.unet.to(device).eval().requires_grad_(False)
+        self.evaluations = 0
+
+        spacing = spacing or pipe.scheduler.config.get("timestep_spacing", "leading")
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+        self.prediction_type = self.scheduler.config.prediction_type
+        self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self._epsilon = as_epsilon(self._network, self.prediction_type, self.schedule)
+        total = self.schedule.num_timesteps
+        steps = whole("num_sampling", _num_sampling(solver_config), 1, total)
+        self.scheduler.set_timesteps(steps, device=device)
+        self.skip = total // steps
+        self.total_alphas = self.scheduler.alphas_cumprod.clone().to(device)
+        self.sigmas = ((1 - self.total_alphas) / self.total_alphas).sqrt()
+        self.log_sigmas = self.sigmas.log()
+        self.final_alpha_cumprod = self.scheduler.final_alpha_cumprod.to(device)
+        # As in CFGpp: alpha(t) reads the level before t, and alpha(0) is 1.
+        one = torch.ones(1)
+        self.scheduler.alphas_cumprod = torch.cat([one, self.scheduler.alphas_cumprod])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.sample(*args, **kwargs)
+
+    def sample(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        raise NotImplementedError(
+            f"{type(self).__name__} only loads a model; take a solver: get_solver"
+        )
+
+    def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
+        """Return (z, t) → (ε_uncond, ε_cond) for these prompts, one per row of z."""
+        raise NotImplementedError
+
+    def card(self) -> dict[str, str]:
+        """Say what was loaded."""
+        return {
+            "model_key": self.model_key,
+            "prediction_type": self.prediction_type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+        }
+
+    def alpha(self, t: int) -> torch.Tensor:
+        """Return ᾱ as CFGpp's DDIM rules read it: at t − 1, and at 0 for negative t."""
+        return self.scheduler.alphas_cumprod[t] if t >= 0 else self.final_alpha_cumprod
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent cell and side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        return next(self.vae.parameters()).dtype
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images (B, 3, H, W) in [−1, 1] to latents, a sample of the posterior."""
+        posterior = self.vae.encode(x.to(self.device, self._vae_dtype)).latent_dist
+        return posterior.sample().to(self.dtype) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, zt: torch.Tensor) -> torch.Tensor:
+        """Map latents to images (B, 3, H, W), nominally in [−1, 1], float32."""
+        return self.vae.decode(
+            zt.to(self._vae_dtype) / self.vae.config.scaling_factor
+        ).sample.float()
+
+    def _predict(
+        self,
+        zt: torch.Tensor,
+        t: torch.Tensor,
+        uc: torch.Tensor | None,
+        c: torch.Tensor | None,
+        added: dict[str, torch.Tensor] | None = None,
+    ) -> EpsilonPair:
+        """Evaluate the network once on the rows that are there; v-predictions are converted."""
+        self.evaluations += 1
+        rows = [e.expand(zt.shape[0], -1, -1) for e in (uc, c) if e is not None]
+        if not rows:
+            raise ValueError("predict_noise needs uc, c or both; both are None")
+        return self._epsilon(zt, t, rows, added)
+
+    def _network(
+        self,
+        z: torch.Tensor,
+        t: torch.Tensor,
+        rows: list[torch.Tensor],
+        added: dict[str, torch.Tensor] | None,
+    ) -> EpsilonPair:
+        out = self.unet(
+            torch.cat([z.to(self.dtype)] * len(rows)),
+            t,
+            encoder_hidden_states=torch.cat(rows),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        parts = out.chunk(len(rows))
+        return parts[0], parts[-1]
+
+    def initialize_latent(
+        self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Draw the first latent: "random" is z ~ N(0, 1), "random_kdiffusion" √(1 + σ_0²)·z.
+
+        latent_dim, size  its shape; by default the model's own size. One row of it stands for as
+                          many as there are seeds or embeddings
+        seeds       a seed or a list, one per image: each image's noise depends on its seed alone;
+                    without seeds torch's global generator is used
+        uc, c       embeddings, which say how many images there are
+        src_img     part of CFGpp's signature; no method here uses it
+        sigmas      noise levels of "random_kdiffusion", the first counts
+        """
+        scale = {
+            "random": lambda: 1.0,
+            "random_kdiffusion": lambda: (
+                (1 + float(kwargs.get("sigmas", [14.6146])[0]) ** 2) ** 0.5
+            ),
+        }
+        factor = choose("method", method, scale)()
+        seeds = self._seeds(**kwargs)
+        rows, *shape = kwargs.get("latent_dim", kwargs.get("size", (1, *self.latent_shape)))
+        shape = (len(seeds) if rows == 1 else rows, *shape)
+        if None in seeds:
+            return torch.randn(shape).to(self.device) * factor
+        return standard_normal(shape, generators(seeds), self.device) * factor
+
+    @staticmethod
+    def _seeds(
+        seeds: int | Sequence[int] | None = None,
+        uc: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        **_: Any,
+    ) -> list[int | None]:
+        """Return one seed per image: as many as there are seeds, or embeddings if more."""
+        given = [seeds] if seeds is None or isinstance(seeds, int) else list(seeds)
+        counts = {len(given), *(len(e) for e in (uc, c) if e is not None)}
+        if counts - {1, max(counts)}:
+            raise ValueError(
+                f"{len(given)} seeds, {0 if uc is None else len(uc)} null prompts and "
+                f"{0 if c is None else len(c)} prompts; pass as many of each, or one"
+            )
+        return given * (max(counts) // len(given))
+
+    @staticmethod
+    def _sources(zt: torch.Tensor, seeds: list[int | None]) -> list[torch.Generator]:
+        """Return the images' generators, going on where the draw of the first latent stopped."""
+        if None in seeds:
+            return generators(torch.randint(2**62, (len(zt),)).tolist())
+        sources = generators(seeds)
+        standard_normal(zt.shape, sources)
+        return sources
+
+    def run(
+        self,
+        plan: Plan,
+        zt: torch.Tensor,
+        model: Model,
+        sources: Sequence[torch.Generator] | None = None,
+        callback_fn: Callable | None = None,
+    ) -> torch.Tensor:
+        """Run a plan with a progress bar and CFGpp's callbacks; return the final latent.
+
+        callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict; its "zt" replaces the
+                     state and its last "z0t" the result
+        """
+        for step in tqdm(
+            trajectory(model, zt, plan, sources), total=plan.nfe, desc=plan.name, leave=False
+        ):
+            if callback_fn is not None:
+                seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
+                seen = callback_fn(step.index, step.timestep, seen)
+                step.latent = seen["z0t" if step.index == plan.nfe - 1 else "zt"]
+        return step.latent
+
+    def generate(
+        self,
+        plan: Plan,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        null_prompt: str = "",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run a plan for (prompt, seed) rows in one batch, at the model's own size.
+
+        Returns final latents (N, 4, h, w) and images (N, 3, H, W) in [0, 1] on the CPU. Row k
+        depends on prompts[k] and seeds[k] alone.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; pass one per image")
+        sources = generators(seeds)
+        z_T = standard_normal((len(seeds), *self.latent_shape), sources, self.device)
+        latents = sample(self.conditioned(list(prompts), null_prompt), z_T, plan, sources)
+        images = (self.decode(latents) / 2 + 0.5).clamp(0, 1)
+        return latents, images.cpu()
+
+
+def place(
+    device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """Fill in the device (cuda, else mps, else cpu) and dtype (float16 on CUDA, else float32)."""
+    device = torch.device(device or default_device())
+    return device, dtype or default_dtype(device)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """Return ids (N, length), padded and cut to the tokenizer's length."""
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def listed(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _num_sampling(solver_config: Any) -> Any:
+    if isinstance(solver_config, dict):
+        steps = solver_config.get("num_sampling")
+    else:
+        steps = getattr(solver_config, "num_sampling", None)
+    if steps is None:
+        raise ValueError(
+            f"solver_config {solver_config!r} has no num_sampling; pass, for example, "
+            '{"num_sampling": 20}'
+        )
+    return steps

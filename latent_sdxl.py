@@ -1,0 +1,154 @@
+"""SDXL and SDXL-Lightning behind CFGpp's public API, sampled with plans from `samplers`.
+
+    solver = get_solver("ddim_cfg++", solver_config={"num_sampling": 20})
+    image = solver.sample(prompt1=["", "a red fox in the snow"], cfg_guidance=0.6, seeds=42)
+
+`get_solver("ddim_cfg++")` runs exp2m_cfg++, the second-order multistep CFG++ sampler; the original
+first-order rule is "ddim_cfg++_first_order". Every other name of `samplers.available()` is a
+solver too. Names and signatures are CFGpp's (arXiv:2406.08070); the code is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from samplers import available, compile_plan, read_cfg_guidance
+from samplers.registry import find
+from solver_table import SolverTable
+from stable_diffusion_xl import SDXL, SDXLLightning
+
+__all__ = [
+    "SDXL",
+    "BaseDDIM",
+    "BaseDDIMCFGpp",
+    "BaseDDIMCFGppLight",
+    "SDXLLightning",
+    "get_solver",
+    "register_solver",
+]
+_TABLE = SolverTable()
+register_solver = _TABLE.register
+
+
+def get_solver(name: str, **kwargs: Any) -> SDXL:
+    """Construct a registered solver; a ValueError suggests the nearest name."""
+    _register_recipes()
+    return _TABLE.get(name, **kwargs)
+
+
+@register_solver("ddim")
+class BaseDDIM(SDXL):
+    """Any named sampler behind CFGpp's `reverse_process`; subclasses choose name and grid."""
+
+    sampler = "ddim"
+    grid: str | None = None  # the sampler's own
+
+    @torch.no_grad()
+    def reverse_process(
+        self,
+        null_prompt_embeds: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        cfg_guidance: float,
+        add_cond_kwargs: dict[str, torch.Tensor],
+        shape: tuple[int, int] = (1024, 1024),
+        callback_fn: Callable | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return the final latents (N, 4, h, w) of images of `shape` (height, width) pixels."""
+        uc, c = null_prompt_embeds, prompt_embeds
+        size = (1, 4, *(n // self.vae_scale_factor for n in shape))
+        zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs)
+        strength = {"scale": cfg_guidance}
+        if find(self.sampler).guidance == "cfg++":
+            strength = read_cfg_guidance(cfg_guidance)
+        nfe = len(self.scheduler.timesteps)
+        plan = compile_plan(self.sampler, self.schedule, nfe, grid=self.grid, **strength)
+        sources = self._sources(zt, self._seeds(uc=uc, c=c, **kwargs)) if plan.stochastic else None
+        return self.run(
+            plan,
+            zt,
+            lambda z, t: self.predict_noise(z, t, uc, c, add_cond_kwargs),
+            sources,
+            callback_fn,
+        )
+
+
+# >>> benchmark region
+@register_solver("ddim_cfg++")
+class BaseDDIMCFGpp(SDXL):
+    """exp2m_cfg++: a second-order multistep exponential integrator of CFG++-guided diffusion.
+
+    Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and h the step in λ:
+    D = D_u + ω(σ)·(D_c − D_u),
+    x' = e^{−h}·x + (1 − e^{−h})·D + (h − 1 + e^{−h})/h_prev·(D − D_prev).
+    """
+
+    def reverse_process(
+        self,
+        null_prompt_embeds,
+        prompt_embeds,
+        cfg_guidance,
+        add_cond_kwargs,
+        shape=(1024, 1024),
+        callback_fn=None,
+        **kwargs,
+    ):
+        """Return the final latents; cfg_guidance is λ_cfg up to 2, above that ω in CFG units."""
+        from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, trajectory
+
+        uc, c = null_prompt_embeds, prompt_embeds
+        size = (1, 4, *(n // self.vae_scale_factor for n in shape))
+        zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs).detach()
+
+        nfe = len(self.scheduler.timesteps)
+        schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        grid = "trailing" if isinstance(self, SDXLLightning) else "karras"
+        strength = read_cfg_guidance(cfg_guidance)
+        plan = compile_plan("exp2m_cfg++", schedule, nfe, grid=grid, **strength)
+
+        def model(z, t):
+            return self.predict_noise(z.to(self.dtype), t, uc, c, add_cond_kwargs)
+
+        for step in tqdm(trajectory(model, zt, plan), total=nfe, desc="SDXL"):
+            if callback_fn is not None:
+                seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
+                seen = callback_fn(step.index, step.timestep, seen)
+                step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
+
+        return step.latent.to(self.dtype)
+
+
+# <<< benchmark region
+
+
+@register_solver("ddim_cfg++_lightning")
+class BaseDDIMCFGppLight(BaseDDIMCFGpp, SDXLLightning):
+    """The region's rule on a distilled model, which is exp2m without guidance."""
+
+
+def _solver(sampler: str, grid: str | None = None, *bases: type) -> type:
+    chosen = {"sampler": sampler, "grid": grid}
+    return type(f"Solver[{sampler}]", (BaseDDIM, *bases), chosen)
+
+
+# CFGpp's SDXL file takes the scheduler's own timesteps for euler_cfg++; a distilled model needs
+# the trailing ones, where it was trained.
+register_solver("euler_cfg++")(_solver("euler_cfg++", "leading"))
+for _name in ("ddim", "euler", "euler_cfg++", "dpm++_2m_cfgpp"):
+    register_solver(f"{_name}_lightning")(_solver(_name, "trailing", SDXLLightning))
+
+
+def _register_recipes() -> None:
+    """Make every sampler of the registry a solver, those registered later too."""
+    for name in (recipe.name for recipe in available()):
+        if name not in _TABLE.classes:
+            register_solver(name)(_solver(name))
+
+
+if __name__ == "__main__":
+    _register_recipes()
+    print("\n".join(_TABLE.classes))
