@@ -1,7 +1,7 @@
 """Measure a stand-in against the floors that it must reach to be a test bed for samplers.
 
     python -m standins.evaluate sd15
-    python -m standins.evaluate sd15 --images 100 --scan-images 50 --scales 1,3,8 --nfe 20
+    python -m standins.evaluate sdxl --images 100 --scan-images 50 --scales 1,3,8 --nfe 20
 
 Samples captions of split "test" with plain CFG at several scales, takes the scale at which the
 checker finds most captions kept, and measures VAE, scorer and samples. All numbers are the
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval import reference
+from eval import models, reference
 from eval.features import Extractor, extractor_for
 from eval.images import to_uint8
 from eval.metrics import Statistics, frechet, frechet_floor
@@ -52,12 +52,8 @@ class Gallery:
     """Samples of one model, made once: `pixels` returns uint8 (n, 64, 64, 3) for captions."""
 
     def __init__(self, folder: Path, sampler: str, nfe: int, keep: Path, batch: int = 50):
-        from latent_diffusion import StableDiffusion
-
         self.sampler, self.nfe, self.keep, self.batch = sampler, nfe, keep, batch
-        self.sd = StableDiffusion(
-            {"num_sampling": nfe}, model_key=str(folder), device="cpu", pipe_dtype=torch.float32
-        )
+        self.sd = models.load(models.find(str(folder)), nfe, "cpu", "float32")
         weights = sorted(folder.rglob("*.safetensors"))
         self.identity = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
 
@@ -129,7 +125,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="sd15, or a folder with a pipeline")
+    parser.add_argument("model", help="sd15, sd20, sdxl, or a folder with a pipeline")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--scan-images", type=int, default=150, help="per scale")
     parser.add_argument("--scales", default="1,1.5,2,3,5,8,12")

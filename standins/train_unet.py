@@ -17,6 +17,7 @@ CPU); on a GPU leave it at 1. A command resumes when repeated.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -199,7 +200,8 @@ def export(args: argparse.Namespace, folder: Path) -> None:
         words.build(place)  # also the vocab.json and merges.txt that older readers need
     shutil.copy(args.out / "loss.csv", folder / "loss.csv")
     shutil.copy(args.vae.parent / "loss.csv", folder / "loss_vae.csv")
-    write_card(folder, model.title, model, args)
+    trained = json.loads((args.out / "settings.json").read_text())
+    write_card(folder, model.title, model, argparse.Namespace(**trained))
 
 
 def main() -> None:
@@ -227,6 +229,8 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     words.build(args.out / "tokenizer")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    (args.out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     if args.workers == 1:
         train(0, args)
     else:
