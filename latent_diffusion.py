@@ -11,21 +11,24 @@ solver too. Names and signatures are CFGpp's (arXiv:2406.08070); the code is our
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Dict, Optional  # noqa: UP035 (names that the benchmark region may use)
 
 import torch
 from tqdm import tqdm
 
-from samplers import available, compile_plan, generators, read_cfg_guidance, trajectory
-from samplers.errors import choose
+from samplers import Plan, available
 from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
-from samplers.noise import standard_normal
-from samplers.registry import find
+from solver_table import SolverTable
 from stable_diffusion import StableDiffusion
 
 __all__ = [
     "BaseDDIM",
     "BaseDDIMCFGpp",
+    "EditWordSwapDDIM",
+    "EditWordSwapDDIMCFGpp",
+    "InversionDDIM",
+    "InversionDDIMCFGpp",
     "StableDiffusion",
     "append_zero",
     "get_ancestral_step",
@@ -33,25 +36,14 @@ __all__ = [
     "get_solver",
     "register_solver",
 ]
-_SOLVERS: dict[str, type] = {}
-
-
-def register_solver(name: str) -> Callable[[type], type]:
-    """Register a solver class under a name; a name cannot be taken twice."""
-
-    def wrapper(cls: type) -> type:
-        if name in _SOLVERS:
-            raise ValueError(f"solver {name!r} is registered already; choose another name")
-        _SOLVERS[name] = cls
-        return cls
-
-    return wrapper
+_TABLE = SolverTable()
+register_solver = _TABLE.register
 
 
 def get_solver(name: str, **kwargs: Any) -> StableDiffusion:
     """Construct a registered solver; a ValueError suggests the nearest name."""
     _register_recipes()
-    return choose("solver", name, _SOLVERS)(**kwargs)
+    return _TABLE.get(name, **kwargs)
 
 
 @register_solver("ddim")
@@ -77,29 +69,24 @@ class BaseDDIM(StableDiffusion):
         seeds         one or a list, one per image; without it torch's global generator is used
         """
         uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
-        zt = self.initialize_latent(uc=uc, c=c, **kwargs)
-        nfe = len(self.scheduler.timesteps)
-        strength = {"scale": cfg_guidance}
-        if find(self.sampler).guidance == "cfg++":
-            strength = read_cfg_guidance(cfg_guidance)
-        plan = compile_plan(self.sampler, self.schedule, nfe, **strength)
+        zt = self.initialize_latent(uc=uc, c=c, cfg_guidance=cfg_guidance, **kwargs)
+        plan = self.plan(self.sampler, cfg_guidance)
         sources = self._sources(zt, self._seeds(uc=uc, c=c, **kwargs)) if plan.stochastic else None
-        steps = trajectory(lambda z, t: self.predict_noise(z, t, uc, c), zt, plan, sources)
-        for step in tqdm(steps, total=nfe, desc=self.sampler, leave=False):
-            if callback_fn is not None:
-                seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen)
-                step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
-        return (self.decode(step.latent) / 2 + 0.5).clamp(0, 1).cpu()
+        return self._sampled(plan, zt, uc, c, callback_fn, sources)
 
-    @staticmethod
-    def _sources(zt: torch.Tensor, seeds: list[int | None]) -> list[torch.Generator]:
-        """Return the images' generators, going on where the draw of the first latent stopped."""
-        if None in seeds:
-            return generators(torch.randint(2**62, (len(zt),)).tolist())
-        sources = generators(seeds)
-        standard_normal(zt.shape, sources)
-        return sources
+    def _sampled(
+        self,
+        plan: Plan,
+        zt: torch.Tensor,
+        uc: torch.Tensor,
+        c: torch.Tensor,
+        callback_fn: Callable | None,
+        sources: Sequence[torch.Generator] | None = None,
+    ) -> torch.Tensor:
+        """Run a plan from a first latent to images."""
+        model = partial(self.predict_noise, uc=uc, c=c)
+        z0 = self.run(plan, zt, model, sources, callback_fn)
+        return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 
 # >>> benchmark region
@@ -149,13 +136,73 @@ class BaseDDIMCFGpp(StableDiffusion):
 # <<< benchmark region
 
 
+@register_solver("ddim_edit")
+class EditWordSwapDDIM(BaseDDIM):
+    """Change words: invert an image under its own prompt, sample it back under another one."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        src_img: torch.Tensor,
+        cfg_guidance: float = 7.5,
+        prompt: Sequence[str | Sequence[str]] = ("", "", ""),
+        callback_fn: Callable | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Return images (N, 3, H, W) in [0, 1] on the CPU.
+
+        src_img       images (N, 3, H, W) in [−1, 1]
+        prompt        [null prompt, source, target]; each may be a list, one per image
+        cfg_guidance, callback_fn  as for `BaseDDIM.sample`, for inversion and sampling alike
+        Nothing is random: seeds are accepted and have no effect.
+        """
+        null, source, target = prompt
+        uc, c = self.get_text_embed(null_prompt=null, prompt=source)
+        _, changed = self.get_text_embed(null_prompt=null, prompt=target)
+        zt = self.initialize_latent("ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance)
+        plan = self.plan(self.sampler, cfg_guidance)
+        return self._sampled(plan, zt, uc, changed, callback_fn)
+
+
+@register_solver("ddim_inversion")
+class InversionDDIM(EditWordSwapDDIM):
+    """Invert an image and sample it back: its reconstruction."""
+
+    def sample(
+        self,
+        src_img: torch.Tensor,
+        cfg_guidance: float = 7.5,
+        prompt: Sequence[str | Sequence[str]] = ("", ""),
+        callback_fn: Callable | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Return images as `EditWordSwapDDIM.sample` does; prompt is [null prompt, prompt]."""
+        null, source = prompt[:2]
+        texts = (null, source, source)
+        return super().sample(src_img, cfg_guidance, texts, callback_fn)
+
+
+@register_solver("ddim_edit_cfg++")
+class EditWordSwapDDIMCFGpp(EditWordSwapDDIM):
+    """The same with CFG++ up and down (arXiv:2406.08070)."""
+
+    sampler, inverse = "ddim_cfg++", "ddim_inversion_cfg++"
+
+
+@register_solver("ddim_inversion_cfg++")
+class InversionDDIMCFGpp(InversionDDIM):
+    """The same with CFG++ up and down."""
+
+    sampler, inverse = "ddim_cfg++", "ddim_inversion_cfg++"
+
+
 def _register_recipes() -> None:
     """Make every sampler of the registry a solver, those registered later too."""
     for name in (recipe.name for recipe in available()):
-        if name not in _SOLVERS:
+        if name not in _TABLE.classes:
             register_solver(name)(type(f"Solver[{name}]", (BaseDDIM,), {"sampler": name}))
 
 
 if __name__ == "__main__":
     _register_recipes()
-    print("\n".join(_SOLVERS))
+    print("\n".join(_TABLE.classes))

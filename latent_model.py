@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from tqdm import tqdm
 
+from first_latent import FirstLatent
 from kdiffusion_terms import EpsilonPair, KDiffusionTerms
 from pipelines import default_device, default_dtype
 from samplers import (
@@ -20,11 +21,11 @@ from samplers import (
     standard_normal,
     trajectory,
 )
-from samplers.errors import choose, whole
+from samplers.errors import whole
 from samplers.loop import Model
 
 
-class LatentModel(KDiffusionTerms):
+class LatentModel(FirstLatent, KDiffusionTerms):
     """A loaded pipeline as CFGpp's solvers see it. Subclasses add text and `predict_noise`.
 
     device dtype vae unet scheduler  of the pipeline; `scheduler` holds CFGpp's shifted table
@@ -110,9 +111,12 @@ class LatentModel(KDiffusionTerms):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in [−1, 1] to latents, a sample of the posterior."""
+        """Map images (B, 3, H, W) in [−1, 1] to latents: the posterior's mean, so always the same.
+
+        CFGpp draws a sample instead, so that its inversions differ from run to run.
+        """
         posterior = self.vae.encode(x.to(self.device, self._vae_dtype)).latent_dist
-        return posterior.sample().to(self.dtype) * self.vae.config.scaling_factor
+        return posterior.mean.to(self.dtype) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, zt: torch.Tensor) -> torch.Tensor:
@@ -152,59 +156,6 @@ class LatentModel(KDiffusionTerms):
         )[0]
         parts = out.chunk(len(rows))
         return parts[0], parts[-1]
-
-    def initialize_latent(
-        self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Draw the first latent: "random" is z ~ N(0, 1), "random_kdiffusion" √(1 + σ_0²)·z.
-
-        latent_dim, size  its shape; by default the model's own size. One row of it stands for as
-                          many as there are seeds or embeddings
-        seeds       a seed or a list, one per image: each image's noise depends on its seed alone;
-                    without seeds torch's global generator is used
-        uc, c       embeddings, which say how many images there are
-        src_img     part of CFGpp's signature; no method here uses it
-        sigmas      noise levels of "random_kdiffusion", the first counts
-        """
-        scale = {
-            "random": lambda: 1.0,
-            "random_kdiffusion": lambda: (
-                (1 + float(kwargs.get("sigmas", [14.6146])[0]) ** 2) ** 0.5
-            ),
-        }
-        factor = choose("method", method, scale)()
-        seeds = self._seeds(**kwargs)
-        rows, *shape = kwargs.get("latent_dim", kwargs.get("size", (1, *self.latent_shape)))
-        shape = (len(seeds) if rows == 1 else rows, *shape)
-        if None in seeds:
-            return torch.randn(shape).to(self.device) * factor
-        return standard_normal(shape, generators(seeds), self.device) * factor
-
-    @staticmethod
-    def _seeds(
-        seeds: int | Sequence[int] | None = None,
-        uc: torch.Tensor | None = None,
-        c: torch.Tensor | None = None,
-        **_: Any,
-    ) -> list[int | None]:
-        """Return one seed per image: as many as there are seeds, or embeddings if more."""
-        given = [seeds] if seeds is None or isinstance(seeds, int) else list(seeds)
-        counts = {len(given), *(len(e) for e in (uc, c) if e is not None)}
-        if counts - {1, max(counts)}:
-            raise ValueError(
-                f"{len(given)} seeds, {0 if uc is None else len(uc)} null prompts and "
-                f"{0 if c is None else len(c)} prompts; pass as many of each, or one"
-            )
-        return given * (max(counts) // len(given))
-
-    @staticmethod
-    def _sources(zt: torch.Tensor, seeds: list[int | None]) -> list[torch.Generator]:
-        """Return the images' generators, going on where the draw of the first latent stopped."""
-        if None in seeds:
-            return generators(torch.randint(2**62, (len(zt),)).tolist())
-        sources = generators(seeds)
-        standard_normal(zt.shape, sources)
-        return sources
 
     def run(
         self,

@@ -10,14 +10,14 @@ solver too. Names and signatures are CFGpp's (arXiv:2406.08070); the code is our
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from samplers import available, compile_plan, read_cfg_guidance
-from samplers.registry import find
+from samplers import available
 from solver_table import SolverTable
 from stable_diffusion_xl import SDXL, SDXLLightning
 
@@ -26,6 +26,8 @@ __all__ = [
     "BaseDDIM",
     "BaseDDIMCFGpp",
     "BaseDDIMCFGppLight",
+    "EditWordSwapDDIM",
+    "EditWordSwapDDIMCFGpp",
     "SDXLLightning",
     "get_solver",
     "register_solver",
@@ -62,19 +64,10 @@ class BaseDDIM(SDXL):
         uc, c = null_prompt_embeds, prompt_embeds
         size = (1, 4, *(n // self.vae_scale_factor for n in shape))
         zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs)
-        strength = {"scale": cfg_guidance}
-        if find(self.sampler).guidance == "cfg++":
-            strength = read_cfg_guidance(cfg_guidance)
-        nfe = len(self.scheduler.timesteps)
-        plan = compile_plan(self.sampler, self.schedule, nfe, grid=self.grid, **strength)
+        plan = self.plan(self.sampler, cfg_guidance, grid=self.grid)
         sources = self._sources(zt, self._seeds(uc=uc, c=c, **kwargs)) if plan.stochastic else None
-        return self.run(
-            plan,
-            zt,
-            lambda z, t: self.predict_noise(z, t, uc, c, add_cond_kwargs),
-            sources,
-            callback_fn,
-        )
+        model = partial(self.predict_noise, uc=uc, c=c, added_cond_kwargs=add_cond_kwargs)
+        return self.run(plan, zt, model, sources, callback_fn)
 
 
 # >>> benchmark region
@@ -128,6 +121,49 @@ class BaseDDIMCFGpp(SDXL):
 @register_solver("ddim_cfg++_lightning")
 class BaseDDIMCFGppLight(BaseDDIMCFGpp, SDXLLightning):
     """The region's rule on a distilled model, which is exp2m without guidance."""
+
+
+@register_solver("ddim_edit")
+class EditWordSwapDDIM(BaseDDIM):
+    """Change words: invert an image under its own prompt, sample it back under another one."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        src_img: torch.Tensor,
+        prompt1: Sequence[str | Sequence[str]] = ("", "", ""),
+        prompt2: Sequence[str | Sequence[str]] | None = None,
+        cfg_guidance: float = 5.0,
+        callback_fn: Callable | None = None,
+        seeds: int | Sequence[int] | None = None,
+        **sizes: Any,
+    ) -> torch.Tensor:
+        """Return images (N, 3, H, W) in [0, 1] on the CPU.
+
+        src_img           images (N, 3, H, W) in [−1, 1]
+        prompt1, prompt2  [null prompt, source, target] for the two text encoders
+        cfg_guidance      as for `SDXL.sample`, for inversion and sampling alike
+        seeds             accepted without effect: nothing is random
+        sizes             the size conditioning of `SDXL.sample`; by default the image's own size
+        """
+        sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
+        (uc, c, added), (_, changed, added_changed) = (
+            self.conditions([prompt1[0], prompt1[k]], prompt2 and [prompt2[0], prompt2[k]], **sizes)
+            for k in (1, 2)
+        )
+        zt = self.initialize_latent(
+            "ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance, add_cond_kwargs=added
+        )
+        model = partial(self.predict_noise, uc=uc, c=changed, added_cond_kwargs=added_changed)
+        z0 = self.run(self.plan(self.sampler, cfg_guidance), zt, model, None, callback_fn)
+        return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
+
+
+@register_solver("ddim_edit_cfg++")
+class EditWordSwapDDIMCFGpp(EditWordSwapDDIM):
+    """The same with CFG++ up and down (arXiv:2406.08070, section 4.2)."""
+
+    sampler, inverse = "ddim_cfg++", "ddim_inversion_cfg++"
 
 
 def _solver(sampler: str, grid: str | None = None, *bases: type) -> type:

@@ -103,13 +103,7 @@ class SDXL(LatentModel):
         return torch.tensor([ids], dtype=self.dtype, device=self.device)
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
-        uc, c, pooled_uc, pooled_c = self.get_text_embed(null_prompt, list(prompts))
-        side = self.default_sample_size * self.vae_scale_factor
-        ids = self.time_ids((side, side), (0, 0), (side, side)).expand(len(c), -1)
-        added = {
-            "text_embeds": torch.cat([pooled_uc.expand(len(c), -1), pooled_c]),
-            "time_ids": torch.cat([ids, ids]),
-        }
+        uc, c, added = self.conditions([null_prompt, list(prompts)])
         return lambda z, t: self.predict_noise(z, t, uc, c, added)
 
     def predict_noise(
@@ -155,6 +149,46 @@ class SDXL(LatentModel):
             f"{type(self).__name__} only loads a model; take a solver: get_solver"
         )
 
+    def conditions(
+        self,
+        prompt1: Sequence[str | Sequence[str]],
+        prompt2: Sequence[str | Sequence[str]] | None = None,
+        original_size: Size | None = None,
+        crops_coords_top_left: Size = (0, 0),
+        target_size: Size | None = None,
+        negative_original_size: Size | None = None,
+        negative_crops_coords_top_left: Size = (0, 0),
+        negative_target_size: Size | None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Return (null, cond, added_cond_kwargs) for `predict_noise`; arguments as `sample` has.
+
+        Both rows keep their own pooled embedding at every guidance, 0 and 1 included.
+        """
+        target_size = target_size or self._own_size
+        null_2, prompt_2 = prompt2 if prompt2 is not None else (None, None)
+        null, cond, pooled_null, pooled_cond = self.get_text_embed(
+            prompt1[0], prompt1[1], null_2, prompt_2, clip_skip
+        )
+        ids = self.time_ids(original_size or target_size, crops_coords_top_left, target_size)
+        null_ids = ids
+        if negative_original_size is not None and negative_target_size is not None:
+            null_ids = self.time_ids(
+                negative_original_size, negative_crops_coords_top_left, negative_target_size
+            )
+        count = max(len(null), len(cond))
+        added = {
+            "text_embeds": torch.cat([e.expand(count, -1) for e in (pooled_null, pooled_cond)]),
+            "time_ids": torch.cat([e.expand(count, -1) for e in (null_ids, ids)]),
+        }
+        return null, cond, added
+
+    @property
+    def _own_size(self) -> Size:
+        """The (height, width) in pixels that the model was trained for."""
+        _, height, width = self.latent_shape
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
     @torch.no_grad()
     def sample(
         self,
@@ -181,31 +215,24 @@ class SDXL(LatentModel):
         negative_*        the same for the unconditional row; with both sizes given it has its own
         kwargs            callback_fn, seeds (one or a list) and whatever the solver takes
         """
-        side = self.default_sample_size * self.vae_scale_factor
-        target_size = target_size or (side, side)
-        original_size = original_size or target_size
-        if any(n < 1 or n % self.vae_scale_factor for n in target_size):
+        shape = target_size or self._own_size
+        if any(n < 1 or n % self.vae_scale_factor for n in shape):
             raise ValueError(
                 f"target_size is {target_size}; height and width must be multiples of "
                 f"{self.vae_scale_factor} pixels"
             )
-        null_2, prompt_2 = prompt2 if prompt2 is not None else (None, None)
-        null, cond, pooled_null, pooled_cond = self.get_text_embed(
-            prompt1[0], prompt1[1], null_2, prompt_2, clip_skip
+        null, cond, added = self.conditions(
+            prompt1,
+            prompt2,
+            original_size,
+            crops_coords_top_left,
+            shape,
+            negative_original_size,
+            negative_crops_coords_top_left,
+            negative_target_size,
+            clip_skip,
         )
-        count = max(len(null), len(cond))
-        ids = self.time_ids(original_size, crops_coords_top_left, target_size)
-        null_ids = ids
-        if negative_original_size is not None and negative_target_size is not None:
-            null_ids = self.time_ids(
-                negative_original_size, negative_crops_coords_top_left, negative_target_size
-            )
-        # Both rows keep their own pooled embedding at every guidance, 0 and 1 included.
-        added = {
-            "text_embeds": torch.cat([e.expand(count, -1) for e in (pooled_null, pooled_cond)]),
-            "time_ids": torch.cat([e.expand(count, -1) for e in (null_ids, ids)]),
-        }
-        zt = self.reverse_process(null, cond, cfg_guidance, added, shape=target_size, **kwargs)
+        zt = self.reverse_process(null, cond, cfg_guidance, added, shape=shape, **kwargs)
         return (self.decode(zt) / 2 + 0.5).clamp(0, 1).cpu()
 
 

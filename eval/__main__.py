@@ -1,4 +1,4 @@
-"""Command line of the evaluation: `python -m eval run|score|report|reference`.
+"""Command line: `python -m eval run|score|report|reference|generate|invert|edit|info|prefetch`.
 
 Results go to stdout, progress to stderr. Exit code 2 and one line for input that cannot be used.
 """
@@ -11,16 +11,19 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from eval.arms import DEFAULT_ARMS, DEFAULT_SCALES, parse_scales
+from eval.commands import Parser, add_command, add_place
+from eval.picture_commands import MODEL_HELP, add_commands
 from eval.prompts import parse_seeds
 
 EXAMPLES = {
     "": """
   python -m eval run --model standin-sd15 --out runs/first --limit 20 --seeds 0-1
   python -m eval score runs/first
-  python -m eval report runs/first""",
+  python -m eval report runs/first
+  python -m eval generate --model standin-sd15 --prompt "a large red circle" --out circle.png
+  python -m eval prefetch --model sd15 --scorers --dry-run""",
     "run": """
   # all arms on the stand-in, then scores and report (the default prompts, seeds and scales)
   python -m eval run --model standin-sd15 --out runs/standin
@@ -41,18 +44,11 @@ EXAMPLES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; `--help` of each opens with examples."""
-    parser = _Parser(prog="python -m eval", usage=EXAMPLES[""], description=__doc__)
+    parser = Parser(prog="python -m eval", usage=EXAMPLES[""], description=__doc__)
     commands = parser.add_subparsers(
-        dest="command", required=True, parser_class=_Parser, prog="python -m eval"
+        dest="command", required=True, parser_class=Parser, prog="python -m eval"
     )
 
     scoring = argparse.ArgumentParser(add_help=False)
@@ -62,13 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
     group.add_argument("--json", action="store_true", help="print results as JSON")
 
-    run = _command(commands, "run", "draw, score and report; started again, it resumes", [scoring])
-    run.add_argument(
-        "--model",
-        default="standin-sd15",
-        help="standin-sd15, sd15, a folder in the diffusers format or a hub id "
-        "(default standin-sd15)",
-    )
+    text = "draw, score and report; started again, it resumes"
+    run = add_command(commands, "run", text, EXAMPLES["run"], _run, [scoring])
+    run.add_argument("--model", default="standin-sd15", help=f"{MODEL_HELP} (default standin-sd15)")
     run.add_argument("--arms", default=DEFAULT_ARMS, help=f"samplers (default {DEFAULT_ARMS})")
     run.add_argument(
         "--scales",
@@ -88,44 +80,37 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--limit", type=int, metavar="K", help="only the first K prompts")
     run.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
     run.add_argument("--grid", help="one grid of noise levels for all arms, such as karras")
-    run.add_argument("--device", help="default: cuda, else mps, else cpu")
-    run.add_argument("--dtype", help="float32, float16 or bfloat16 (default by device)")
+    add_place(run)
     run.add_argument("--no-score", action="store_true", help="only draw")
 
-    score = _command(commands, "score", "score a run folder", [scoring])
+    text = "score a run folder"
+    score = add_command(commands, "score", text, EXAMPLES["score"], _score, [scoring])
     score.add_argument("folder", type=Path)
-    report = _command(commands, "report", "write a scored run folder's report", [])
+    text = "write a scored run folder's report"
+    report = add_command(commands, "report", text, EXAMPLES["report"], _report)
     report.add_argument("folder", type=Path)
-    reference = _command(commands, "reference", "compute reference statistics for FID", [])
+    text = "compute reference statistics for FID"
+    reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
     kind = reference.add_mutually_exclusive_group(required=True)
     kind.add_argument("--standin", action="store_true", help="render scenes, for the stand-ins")
     kind.add_argument("--images", type=Path, help="folder of images")
     reference.add_argument("--out", type=Path, help="file to write, .npz (default: the cache)")
     reference.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    add_commands(commands)
     return parser
-
-
-def _command(commands, name: str, text: str, parents: list) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=text,
-        usage=EXAMPLES[name],
-        description=f"{text[0].upper()}{text[1:]}.",
-        parents=parents,
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code (0, 2 for unusable input, 130 when interrupted)."""
     args = build_parser().parse_args(argv)
-    command = {"run": _run, "score": _score, "report": _report, "reference": _reference}
     try:
-        command[args.command](args)
+        args.action(args)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
+        resumes = "; the same command resumes" if args.command in ("run", "prefetch") else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     return 0
 

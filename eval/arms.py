@@ -5,6 +5,9 @@
     exp2m_cfg++@w7.5   exp2m_cfg++@l0.6     the same, stating the units (w: CFG's, l: lambda)
     exp2m_cfg++[eta=0.5,order=3]@0.6        with options of the sampler
     exp2m_cfg++[interval=0.3..10]           a pair of numbers
+    region:latent_diffusion.py              class BaseDDIMCFGpp of a file; see eval/region.py
+    mine=region:work/CFGpp@l0.6             the same with a name, from a checkout
+    region:a.py[units=omega]@5              a region whose cfg_guidance is CFG's omega
 
 CFG's omega and CFG++'s lambda are different quantities: an equal number is not an equal strength.
 `--scales` are therefore in CFG units for every arm, and CFG++ samplers convert.
@@ -17,6 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 DEFAULT_ARMS = (
     "ddim,ddim_cfg++,dpm2m,dpm2m_cfg++,dpm2s,dpm2s_cfg++,dpm3m_sde,dpm3m_sde_cfg++,exp2m_cfg++"
@@ -28,6 +32,10 @@ Option = bool | int | float | str | tuple[float, float]
 _ARM = re.compile(
     r"(?P<sampler>[^\[\]@,\s]+)(?:\[(?P<options>[^\[\]]*)\])?(?:@(?P<unit>[wl]?)(?P<scale>[^@]*))?"
 )
+_REGION = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9_.+-]+)=)?region:(?P<sampler>[^\[\]@,]+)"
+    r"(?:\[(?P<options>[^\[\]]*)\])?(?:@(?P<unit>[wl]?)(?P<scale>[^@]*))?"
+)
 _OPTION = re.compile(r"([a-z_][a-z0-9_]*)=([A-Za-z0-9_.+-]+)")
 _RESERVED = {"nfe": "--nfe", "scale": "@NUMBER after the arm", "omega": "@wNUMBER after the arm"}
 
@@ -38,6 +46,7 @@ class Arm:
 
     omega   strength in CFG units, or None
     scale   lambda of a CFG++ sampler, or None
+    region  the file or checkout of a region; `sampler` is then the name of the arm
     """
 
     sampler: str
@@ -45,6 +54,7 @@ class Arm:
     options: tuple[tuple[str, Option], ...] = ()  # sorted by name
     omega: float | None = None
     scale: float | None = None
+    region: str | None = None
 
     @property
     def label(self) -> str:
@@ -72,7 +82,8 @@ def parse_arms(text: str, scales: Sequence[float], samplers: Mapping[str, str]) 
     keys = [arm.key for arm in arms]
     repeated = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
     if repeated is not None:
-        raise ValueError(f"arm {repeated!r} occurs twice; each may occur once")
+        remedy = "; name regions apart, as in a=region:…" if "region:" in text else ""
+        raise ValueError(f"arm {repeated!r} occurs twice; each may occur once{remedy}")
     return arms
 
 
@@ -94,26 +105,35 @@ def _split(text: str) -> Iterable[str]:
 
 
 def _parse_arm(text: str, scales: Sequence[float], samplers: Mapping[str, str]) -> list[Arm]:
-    match = _ARM.fullmatch(text)
+    pattern, example = _ARM, "SAMPLER, SAMPLER@0.6 or SAMPLER[eta=0.5,order=3]@0.6"
+    if "region:" in text:
+        pattern, example = _REGION, "region:FILE, NAME=region:FILE or region:FILE@l0.6"
+    match = pattern.fullmatch(text)
     if not match:
-        raise ValueError(
-            f"cannot read arm {text!r}; write SAMPLER, SAMPLER@0.6 or SAMPLER[eta=0.5,order=3]@0.6"
-        )
-    sampler = match["sampler"]
-    from samplers.errors import choose  # here: importing torch would slow every --help
-
-    guidance = choose("sampler", sampler, samplers)
+        raise ValueError(f"cannot read arm {text!r}; write {example}")
     options = _parse_options(text, match["options"])
+    sampler, region = match["sampler"], None
+    if pattern is _REGION:
+        sampler, region = match["name"] or f"region-{PurePath(sampler).stem}", sampler
+        guidance = "cfg" if ("units", "omega") in options else "cfg++"
+        if sampler in samplers:
+            raise ValueError(f"arm {text!r}: {sampler!r} is a sampler; name the region otherwise")
+        if [name for name, _ in options] not in ([], ["units"]):
+            raise ValueError(f"arm {text!r}: a region takes no option but units=lambda or omega")
+    else:
+        from samplers.errors import choose  # here: importing torch would slow every --help
+
+        guidance = choose("sampler", sampler, samplers)
     if match["scale"] is None:
-        return [Arm(sampler, guidance, options, omega=scale) for scale in scales]
+        return [Arm(sampler, guidance, options, omega=scale, region=region) for scale in scales]
     scale = _number(match["scale"], f"arm {text!r}")
     if match["unit"] == "l" and guidance == "cfg":
         raise ValueError(
             f"arm {text!r}: {sampler} is a CFG sampler and has no lambda; write @w{_text(scale)}"
         )
     if match["unit"] == "w" or guidance == "cfg":
-        return [Arm(sampler, guidance, options, omega=scale)]
-    return [Arm(sampler, guidance, options, scale=scale)]
+        return [Arm(sampler, guidance, options, omega=scale, region=region)]
+    return [Arm(sampler, guidance, options, scale=scale, region=region)]
 
 
 def _parse_options(arm: str, text: str | None) -> tuple[tuple[str, Option], ...]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +25,14 @@ from eval.folder import read_json
 ROOT = Path(__file__).resolve().parents[1]
 MODELS: dict[str, Path | str] = {  # folder beside this package, or hub id
     "standin-sd15": ROOT / "standins" / "sd15",
+    "standin-sd20": ROOT / "standins" / "sd20",  # v-prediction
+    "standin-sdxl": ROOT / "standins" / "sdxl",  # two text encoders
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd20": "stabilityai/stable-diffusion-2",  # v-prediction at 768; pipelines.py has its mirror
+    "sd20-base": "stabilityai/stable-diffusion-2-base",
+    "sd21": "stabilityai/stable-diffusion-2-1",
+    "sd21-base": "stabilityai/stable-diffusion-2-1-base",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt")
@@ -70,7 +80,7 @@ def find(name: str) -> Source:
     folder = Path(place)
     if isinstance(place, Path) and not (folder / "model_index.json").is_file():
         raise ValueError(
-            f"model {name!r} is not here: no {_shown(folder)}/model_index.json; take a complete "
+            f"model {name!r} is not here: no {shown(folder)}/model_index.json; take a complete "
             "checkout, or train it as standins/README.md says"
         )
     if folder.is_dir():
@@ -83,9 +93,11 @@ def find(name: str) -> Source:
         standin = bool(read_json(folder / "card.json").get("standin", name.startswith("standin-")))
         return Source(label, str(folder), standin)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or name.startswith((".", "/", "~")):
+        near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
         raise ValueError(
-            f"unknown model {name!r}; give one of {', '.join(MODELS)}, an existing folder in the "
-            "diffusers format or a hub id such as owner/name"
+            f"unknown model {name!r}{f', did you mean {near[0]!r}?' if near else ';'} give one of "
+            f"{', '.join(MODELS)}, an existing folder in the diffusers format or a hub id such as "
+            "owner/name"
         )
     return Source(name, place, standin=False)
 
@@ -115,22 +127,63 @@ def choose_dtype(name: str | None, source: Source, device: str) -> str:
     return name
 
 
-def load(source: Source, nfe: int, device: str, dtype: str) -> Sampler:
-    """Load a model; `nfe` is what its own scheduler is set to, the plans carry their own.
+def load(
+    source: Source,
+    nfe: int,
+    device: str,
+    dtype: str,
+    solver: str | None = None,
+    checkpoint: Path | None = None,
+) -> Sampler:
+    """Load a model with the class that its pipeline needs, and say on stderr what was loaded.
 
+    nfe         what its own scheduler is set to; plans carry their own
+    solver      a name of the model's `get_solver`; without it the plain model, which runs plans
+    checkpoint  a distilled UNet, for the solvers whose names end in _lightning
     Raises OSError, in one line with the remedy, when the weights are not to be had.
     """
-    from latent_diffusion import StableDiffusion
+    from pipelines import pipeline_kind
 
-    return StableDiffusion(
-        {"num_sampling": nfe}, model_key=source.key, device=device, pipe_dtype=DTYPES[dtype]
+    kind = pipeline_kind(source.key)
+    places: dict[str, object] = {"model_key": source.key}
+    if kind == "sdxl":
+        import latent_sdxl as family
+
+        plain, precision = family.SDXL, "dtype"
+        if checkpoint:
+            places = {"base_model_key": source.key, "light_model_ckpt": checkpoint}
+    else:
+        import latent_diffusion as family
+
+        plain, precision = family.StableDiffusion, "pipe_dtype"
+        if checkpoint:
+            raise ValueError(f"model {source.label!r} is no SDXL, which --checkpoint is for")
+    places |= {"solver_config": {"num_sampling": nfe}, "device": device, precision: DTYPES[dtype]}
+    model = family.get_solver(solver, **places) if solver else plain(**places)
+    card = model.card()
+    width, height = image_size(model)
+    print(
+        f"loaded {source.label} ({shown(card['model_key'])}): {plain.__name__}, "
+        f"{card['prediction_type'].removesuffix('_prediction')}-prediction, "
+        f"{width}×{height}, {dtype} on {device}"
+        + (", a small stand-in, not Stable Diffusion" if source.standin else ""),
+        file=sys.stderr,
     )
+    return model
+
+
+def ask(solver: Sampler, texts: Sequence[str | Sequence[str]], **options: object) -> torch.Tensor:
+    """Call a solver's `sample` with [null prompt, prompt, …], under the name that it has there."""
+    name = "prompt1" if hasattr(solver, "reverse_process") else "prompt"  # SDXL, else SD
+    return solver.sample(**{name: list(texts)}, **options)
 
 
 def image_size(sd: Sampler) -> tuple[int, int]:
     """Return the (width, height) in pixels that a model was trained for, and draws by default."""
-    side = sd.unet.config.sample_size * 2 ** (len(sd.vae.config.block_out_channels) - 1)
-    return side, side
+    size = sd.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = 2 ** (len(sd.vae.config.block_out_channels) - 1)
+    return width * factor, height * factor
 
 
 def fingerprint(source: Source, card: dict) -> dict[str, str | None]:
@@ -160,6 +213,6 @@ def _revision(hub_id: str) -> str:
     return f"{hub_id}@{Path(cached).parent.name if isinstance(cached, str) else 'unknown'}"
 
 
-def _shown(folder: Path) -> str:
-    """Show a folder of this checkout relative to it."""
-    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
+def shown(place: Path | str) -> str:
+    """Show a folder of this checkout relative to it, any other place as it is."""
+    return str(Path(place).relative_to(ROOT) if Path(place).is_relative_to(ROOT) else place)

@@ -14,19 +14,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from eval import hub
 from eval.models import MODELS
+from eval.prefetch import missing_of_pipeline
 
 EXIT_MISSING = 3
-TIMEOUT = 5.0  # seconds that the hub has to answer
-WEIGHTS = tuple(
-    f"unet/diffusion_pytorch_model{variant}.{suffix}"
-    for variant in ("", ".fp16")
-    for suffix in ("safetensors", "bin")
-)
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,8 @@ def check_gpu() -> Finding:
 def check_weights(model: str) -> Finding:
     """Look for a model: a folder in diffusers format, or a hub id in the cache or on the hub.
 
-    Only asks the network for an id that is not cached, and waits TIMEOUT seconds at most.
+    An id that has left the hub is looked for at its mirrors. Only asks the network for ids that are
+    not cached, and waits hub.TIMEOUT seconds at most for each.
     """
     name = f"the weights of {model}"
     folder = Path(model)
@@ -73,35 +68,21 @@ def check_weights(model: str) -> Finding:
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         remedy = "does not exist; set MODEL= to a folder in diffusers format or to a hub id"
         return Finding(name, False, f"{model} {remedy}")
-    if _cached(model):
-        return Finding(name, True, f"ok, {model} in the hub's cache")
-    problem = _problem_on_hub(model)
-    if problem is None:
-        return Finding(name, True, f"ok, {model} can be downloaded")
-    remedy = f"on a connected machine `hf download {model} --local-dir sd`, copy the folder here"
-    return Finding(name, False, f"not cached and {problem}; {remedy}, set MODEL=/path/to/sd")
-
-
-def _cached(model: str) -> bool:
-    def has(name: str) -> bool:
-        return isinstance(huggingface_hub.try_to_load_from_cache(model, name), str)
-
-    return has("model_index.json") and any(has(name) for name in WEIGHTS)
-
-
-def _problem_on_hub(model: str) -> str | None:
-    """Return why an id cannot be downloaded, or None when it can."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        huggingface_hub.HfApi().model_info(model, timeout=TIMEOUT)
-    except GatedRepoError:
-        return "gated on the hub (run `hf auth login`)"
-    except RepositoryNotFoundError:
-        return "unknown to the hub"
-    except Exception as error:  # every transport has exceptions of its own; all mean the same here
-        return f"the hub is out of reach ({type(error).__name__})"
-    return None
+    lacking = {place: missing_of_pipeline(place, "float16") for place in hub.places(model)}
+    for place, missing in lacking.items():
+        if not missing:
+            return Finding(name, True, f"ok, {place} in the hub's cache")
+    problems = []
+    for place, missing in lacking.items():
+        problem = hub.problem(place)
+        if problem is None:
+            return Finding(name, True, f"ok, {place} can be downloaded")
+        problems.append(f"{', '.join(missing)} not cached and {problem}")
+    remedy = (
+        f"where the hub can be reached `python -m eval prefetch --model {model} --scorers`, or "
+        f"`hf download {place} --local-dir sd`, copy the folder here, set MODEL=/path/to/sd"
+    )
+    return Finding(name, False, f"{'; '.join(problems)}; {remedy}")
 
 
 def report(script: str, gpu: Finding, weights: Finding) -> list[str]:

@@ -9,7 +9,6 @@ leaves the same bytes as one that was never interrupted.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 import torch
 
 from eval import models
-from eval.arms import Arm, parse_arms
+from eval.arms import parse_arms
+from eval.drawers import Drawer, drawer
 from eval.folder import Records, open_folder, record_environment
 from eval.images import is_flat, is_valid_png, to_uint8, write_png
 from eval.progress import Progress
@@ -87,7 +87,7 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
     device = models.choose_device(request.device)
     dtype = models.choose_dtype(request.dtype, source, device)
     sd = load(source, request.nfe, device, dtype)
-    plans = [_compile(arm, sd.schedule, request) for arm in arms]
+    drawers = [drawer(arm, sd, request.nfe, request.grid) for arm in arms]
     card = sd.card()
     config = {
         "model": source.label,
@@ -104,71 +104,50 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
         "prompts_file": request.prompts.name,
         "prompts_sha256": hashlib.sha256(request.prompts.read_bytes()).hexdigest(),
         "prompts": prompts,
-        "arms": [_describe(arm, plan) for arm, plan in zip(arms, plans, strict=True)],
+        "arms": [
+            {
+                "key": arm.key,
+                "arm": arm.label,
+                "sampler": "region" if arm.region else arm.sampler,
+                "options": dict(arm.options),
+                "guidance": arm.guidance,
+                **drawer.describe(),
+            }
+            for arm, drawer in zip(arms, drawers, strict=True)
+        ],
     }
+    if not (request.out / "config.json").exists():  # a mistake shows before the other arms' work
+        regions = {arm.region: d for arm, d in zip(arms, drawers, strict=True) if arm.region}
+        for region in regions.values():
+            region.draw(prompts[:1], request.seeds[:1])
     open_folder(request.out, config)
     note = record_environment(request.out, device)
-    drawing = _Drawing(sd, config, request.out)
+    drawing = _Drawing(config, request.out)
     rows = [Row(i, p, s) for i, p in enumerate(prompts) for s in request.seeds]
-    drawn = drawing.draw_all(dict(zip((a.key for a in arms), plans, strict=True)), rows)
+    drawn = drawing.draw_all(dict(zip((a.key for a in arms), drawers, strict=True)), rows)
     kept = len(arms) * len(rows) - drawn
     return Outcome(request.out, drawn, kept, drawing.records.summary(), [note] if note else [])
 
 
-def _compile(arm: Arm, schedule: object, request: Request) -> object:
-    """Compile an arm's plan; every arm must spend exactly the same number of evaluations."""
-    from samplers import compile_plan
-
-    options = dict(arm.options)
-    if request.grid is not None:
-        options.setdefault("grid", request.grid)
-    strength = {"omega": arm.omega} if arm.scale is None else {"scale": arm.scale}
-    try:
-        plan = compile_plan(arm.sampler, schedule, nfe=request.nfe, **strength, **options)
-    except (ValueError, TypeError) as error:  # TypeError: an option that the sampler lacks
-        raise ValueError(f"arm {arm.key!r}: {error}") from None
-    if len(plan) != request.nfe:
-        raise ValueError(
-            f"arm {arm.key!r} spends {len(plan)} evaluations, not {request.nfe}: arms are compared "
-            f"at equal cost; give an --nfe that it can spend exactly, such as {len(plan)}"
-        )
-    return plan
-
-
-def _describe(arm: Arm, plan: object) -> dict:
-    table = plan.to_json()
-    return {
-        "key": arm.key,
-        "arm": arm.label,
-        "sampler": arm.sampler,
-        "options": dict(arm.options),
-        "scale": plan.scale,
-        # A pinned lambda has no one strength in CFG units: the plan tells its mean over the steps.
-        "omega": plan.omega if arm.omega is None else arm.omega,
-        "guidance": arm.guidance,
-        "plan": json.loads(table) if isinstance(table, str) else table,
-    }
-
-
 class _Drawing:
-    """The drawing of one run: model, folder and records."""
+    """The drawing of one run: folder and records."""
 
-    def __init__(self, sd: models.Sampler, config: dict, folder: Path):
-        self.sd, self.config, self.folder = sd, config, folder
+    def __init__(self, config: dict, folder: Path):
+        self.config, self.folder = config, folder
         self.records = Records(folder)
         self._arms = {arm["key"]: arm for arm in config["arms"]}
 
-    def draw_all(self, plans: dict[str, object], rows: Sequence[Row]) -> int:
+    def draw_all(self, drawers: dict[str, Drawer], rows: Sequence[Row]) -> int:
         """Draw all batches that are not complete; return the number of images drawn."""
         size = self.config["batch"]
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        jobs = [(key, batch) for key in plans for batch in batches]
+        jobs = [(key, batch) for key in drawers for batch in batches]
         missing = [(key, batch) for key, batch in jobs if not self._complete(key, batch)]
         drawn = sum(len(batch) for _, batch in missing)
-        total = len(plans) * len(rows)
+        total = len(drawers) * len(rows)
         with Progress(total, "run", done=total - drawn) as progress:
             for key, batch in missing:
-                self._draw(key, plans[key], batch)
+                self._draw(key, drawers[key], batch)
                 progress.advance(len(batch), key)
         return drawn
 
@@ -195,23 +174,17 @@ class _Drawing:
             for row in batch
         )
 
-    def _draw(self, key: str, plan: object, batch: Sequence[Row]) -> None:
+    def _draw(self, key: str, drawer: Drawer, batch: Sequence[Row]) -> None:
         """Draw one batch of an arm, check it and write it."""
-        before, start = self.sd.evaluations, time.perf_counter()
+        start = time.perf_counter()
         prompts, seeds = [row.prompt for row in batch], [row.seed for row in batch]
         try:
-            latents, images = self.sd.generate(plan, prompts, seeds)
+            latents, images = drawer.draw(prompts, seeds)
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"{len(batch)} images at once do not fit into memory; give a smaller --batch"
             ) from None
         seconds = time.perf_counter() - start
-        spent = self.sd.evaluations - before
-        if spent != self.config["nfe"]:
-            raise ValueError(
-                f"arm {key!r} spent {spent} evaluations on a batch, not {self.config['nfe']}; "
-                "its plan and its loop disagree, so it is not compared: leave it out of --arms"
-            )
         finite = [
             bool(torch.isfinite(z).all() and torch.isfinite(x).all())
             for z, x in zip(latents, images, strict=True)

@@ -22,7 +22,7 @@ from eval.progress import Progress
 from eval.statistics import resample_weights
 from eval.tables import full_text, to_csv
 
-FOCUS = "exp2m_cfg++"  # the arm that this project is about, when a run has it
+FOCUS = "exp2m_cfg++"  # the arm that this project is about, when a run has it and no region
 COLUMNS = (
     *("arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip", "clip_half_interval"),
     *("fid", "fid_floor", "kid", "all_right", "pairs_right"),
@@ -121,7 +121,8 @@ def _cells(folder: Path, config: dict, extractor: Extractor, weights, ref) -> di
 def _comparisons(cells: Mapping[str, Cell]) -> dict:
     """Compare the focus arm with all others, at matched CLIP, matched FID and equal scale."""
     arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
-    focus = FOCUS if FOCUS in arms else arms[-1]
+    regions = [cell.entry["arm"] for cell in cells.values() if cell.entry["sampler"] == "region"]
+    focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
     others = [arm for arm in arms if arm != focus]
     lines = curves(cells)
     tables = {at: matched(lines, focus, at) for at in ("clip", "fid")}

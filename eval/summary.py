@@ -1,6 +1,7 @@
-"""Print one row per arm from a results.json: the table of the README.
+"""Print one row per arm from results.json files: one file in detail, several side by side.
 
 python -m eval.summary docs/results/standin-sd15/results.json
+python -m eval.summary docs/results/standin-*/results.json
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from eval.tables import markdown, tally
+from eval.tables import MISSING, markdown, tally
 
 
 def summary(results: dict) -> str:
@@ -38,11 +39,45 @@ def summary(results: dict) -> str:
     return markdown(header, rows)
 
 
+SIGNS = {"better": "better", "worse": "worse", "mixed": "mixed", "not distinguishable": "≈"}
+
+
+def side_by_side(models: dict[str, dict]) -> str:
+    """Return a markdown table over several models' results: per model each arm's lowest FID, its
+    highest CLIP, and what the focus arm is against it in FID at equal CLIP (≈: not
+    distinguishable). Arms are those of the first model."""
+    first = next(iter(models.values()))
+    header = ["sampler"]
+    for name, results in models.items():
+        header += [f"{name}: FID ↓", "CLIP ↑", f"`{results['focus']}` against it"]
+    rows = []
+    for arm in dict.fromkeys(cell["arm"] for cell in first["cells"].values()):
+        row = [f"**`{arm}`**" if arm == first["focus"] else f"`{arm}`"]
+        for results in models.values():
+            own = [c for c in results["cells"].values() if c["arm"] == arm and c["fid"] is not None]
+            if not own:
+                row += [MISSING] * 3
+                continue
+            word = results["verdict"]["clip"].get(arm, MISSING)
+            row += [
+                f"{min(c['fid'] for c in own):.2f}",
+                f"{max(c['clip'] for c in own):.2f}",
+                SIGNS.get(word, word),
+            ]
+        rows.append(row)
+    return markdown(header, rows)
+
+
 def main() -> int:
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    if not paths or not all(path.is_file() for path in paths):
         print(__doc__, file=sys.stderr)
         return 2
-    print(summary(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if len(read) == 1:
+        print(summary(read[0]))
+    else:
+        print(side_by_side({results["model"]: results for results in read}))
     return 0
 
 

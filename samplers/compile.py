@@ -45,9 +45,10 @@ def compile_plan(
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
     _check_options(recipe, options)
-    levels = make_grid(recipe.grid if grid is None else grid, schedule, nfe)
+    levels = make_grid(recipe.grid if grid is None else grid, schedule, recipe.steps(nfe))
     lam = [-log(sigma) if sigma else inf for sigma in levels]
-    stages = list(recipe.solver(lam, **options))
+    budget = {"nfe": nfe} if recipe.own_midpoints else {}
+    stages = list(recipe.solver(lam, **budget, **options))
     is_kick = recipe.strength.endswith("kick")
     if is_kick and (shape or interval or callable(omega)):
         raise ValueError(f"sampler {name!r} adds a kick per step; it takes no shape of ω(σ)")
@@ -66,7 +67,7 @@ def compile_plan(
         if interval is not None:
             rate = guidance.within(rate, *pair("interval", interval))
         rows = tuple(_rated(recipe, schedule, stages, rate))
-    start = levels[0] if recipe.start == "ve" else sqrt(1 + levels[0] ** 2)
+    start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
     if isinstance(grid, str):
@@ -148,18 +149,21 @@ def _kicked(
 ) -> Iterator[Row]:
     """Integrate D_u alone and add scale·Δ to the carry once per step; probes are not guided.
 
-    The leaky kick is CFGpp's 2M: the *guided* estimate minus the previous unconditional one stands
-    for the difference, so its weight −c_1 adds to the kick.
+    A solver that runs upwards says itself how it takes kicks back (`Move.kicks`). The leaky kick is
+    CFGpp's 2M: the *guided* estimate minus the previous unconditional one stands for the
+    difference, so its weight −c_1 adds to the kick.
     """
     for stage in stages:
         gains = stage.carry.gains
         kick = scale
         if recipe.strength == "leaky_kick" and len(gains) > 1:
             kick *= 1 - gains[1]
-        delta = (kick, *[0.0] * (len(gains) - 1)) if gains else ()
+        usual = (kick, *[0.0] * (len(gains) - 1)) if gains else ()
+        delta = tuple(scale * k for k in stage.carry.kicks) or usual
         probe = None
         if stage.probe:
-            probe = _update(stage.probe, (0.0,) * len(stage.probe.gains))
+            quiet = (0.0,) * len(stage.probe.gains)
+            probe = _update(stage.probe, tuple(scale * k for k in stage.probe.kicks) or quiet)
         sigma = exp(-stage.at)
         timestep = _timestep(recipe, schedule, sigma)
         yield Row(sigma, timestep, scale, _update(stage.carry, delta), probe)

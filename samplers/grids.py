@@ -155,7 +155,7 @@ def make_grid(
         grid = choose("grid", grid, GRIDS)
     levels = [float(s) for s in (grid(schedule, n) if callable(grid) else grid)]
     if len(levels) != n + 1:
-        raise ValueError(f"the grid has {len(levels)} noise levels; nfe={n} needs {n + 1}")
+        raise ValueError(f"the grid has {len(levels)} noise levels; {n} steps need {n + 1}")
     for i, sigma in enumerate(levels):
         if not (isfinite(sigma) and sigma >= 0) or (i and sigma >= levels[i - 1]):
             raise ValueError(

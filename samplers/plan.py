@@ -94,18 +94,20 @@ class Plan:
     def check(self) -> Plan:
         """Verify by algebra that the plan is consistent and of its declared order; return it.
 
-        Constant D must be a fixed point of every update, noise must restore the variance that the
-        decay took, and for k below the order the weights must integrate D(λ) = λ^k over the step,
-        up to 0.15·h^(order + 1). Start-up rows owe the order that their history allows, and rows
-        just before σ = 0 may step down to order 1. A rate must weigh Δ as it weighs D_u.
-        Raises ValueError naming the row.
+        Constant D must be a fixed point of every update, levels must fall (or, in an inversion,
+        rise) all the way, decay and noise must lead to the level that is stated, and for k below
+        the order the weights must integrate D(λ) = λ^k over the step, up to 0.15·h^(order + 1).
+        Start-up rows owe the order that their history allows, and rows just before σ = 0 may step
+        down to order 1. A rate must weigh Δ as it weighs D_u. Raises ValueError naming the row.
         """
         level = self.rows[0].sigma
+        rising = self.end >= level  # an inversion: from a clean latent, at σ = 0
+        level = 0.0 if rising else level
         for i, row in enumerate(self.rows):
             for kind, update in (("carry", row.carry), ("probe", row.probe)):
                 if update is not None:
                     order = self._order_due(i) if kind == "carry" else 1
-                    problem = self._problem(i, update, level, order)
+                    problem = self._problem(i, update, level, order, rising)
                     if problem:
                         raise ValueError(f"plan {self.name!r}, row {i}, {kind}: {problem}")
                     if kind == "carry":
@@ -118,7 +120,11 @@ class Plan:
             left += self.order - 1
         return min(self.order, i + 1, max(1, left))
 
-    def _problem(self, i: int, update: Update, level: float, order: int) -> str | None:
+    def _problem(
+        self, i: int, update: Update, level: float, order: int, rising: bool
+    ) -> str | None:
+        if (update.sigma <= level if rising else update.sigma >= level) and update.uncond:
+            return f"it moves from noise level {level:.6g} to {update.sigma:.6g}, the wrong way"
         total = sum(update.uncond)
         if not isclose(total + update.state, 1, abs_tol=1e-9):
             return f"weights sum to {total + update.state:.6g}, so constant data is no fixed point"
@@ -127,18 +133,26 @@ class Plan:
             pairs = zip(expected, update.delta, strict=True)
             if not all(isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in pairs):
                 return "the weights of Δ are not ω(σ) times those of D_u"
-        variance = (update.state * level) ** 2 + update.noise**2
-        if update.noise and not isclose(variance, update.sigma**2, rel_tol=1e-9):
+        kept = update.state * level
+        if rising and i < len(update.uncond):  # D_0 of the clean latent x_0 is x_0 − σ·ε, not x_0
+            kept -= update.uncond[i] * self.rows[0].sigma
+        variance = kept**2 + update.noise**2
+        if not isclose(variance, update.sigma**2, rel_tol=1e-9, abs_tol=1e-18):
             return f"noise level {sqrt(variance):.6g} results where {update.sigma:.6g} is due"
-        if update.sigma == 0 or update.sigma == level:
+        if order == 1 or update.sigma == 0 or update.sigma == level:
             return None
-        h = log(level / update.sigma)
+        h, down = log(level / update.sigma), -log(update.state)
         at = [log(level / self.rows[i - j].sigma) for j in range(len(update.uncond))]
-        exact = moments(h, -log(update.state) / h, order) if order > 1 else []
+        # noise belongs to the reverse SDE over the whole step, or it follows an ODE to σ_down
+        spans = [h, down] if update.noise else [h]
         for k in range(1, order):
-            error = sum(c * s**k for c, s in zip(update.uncond, at, strict=True)) - exact[k]
-            if abs(error) > 0.15 * h ** (order + 1) + 1e-9:
-                return f"λ^{k} is integrated with error {error:.3g}: not of order {order}"
+            found = sum(c * s**k for c, s in zip(update.uncond, at, strict=True))
+            errors = [found - moments(span, down / span, order)[k] for span in spans]
+            if all(
+                abs(error) > 0.15 * span ** (order + 1) + 1e-9
+                for error, span in zip(errors, spans, strict=True)
+            ):
+                return f"λ^{k} is integrated with error {errors[0]:.3g}: not of order {order}"
         return None
 
     def to_json(self) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from samplers import solvers
+from samplers import inversion, solvers
 from samplers.errors import choose, whole
 from samplers.solvers import Stage
+
+_GIVEN = ("lam", "nfe")  # what `compile_plan` hands to a solver: no options of it
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Recipe:
                "leaky_kick" as CFGpp's SD file does, where guidance leaks into 2M's history
     timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
                or the one "after" it (CFGpp's shifted table)
-    start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve")
+    start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve") of noise z; or a "clean" latent
+               itself, which an inversion takes up to noise
     """
 
     name: str
@@ -41,7 +44,21 @@ class Recipe:
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the options that the solver takes beside the grid."""
-        return tuple(inspect.signature(self.solver).parameters)[1:]
+        return tuple(p for p in inspect.signature(self.solver).parameters if p not in _GIVEN)
+
+    @property
+    def inverts(self) -> bool:
+        """Whether this is an inversion: from a clean latent to noise, on the same grid upwards."""
+        return self.start == "clean"
+
+    @property
+    def own_midpoints(self) -> bool:
+        """Whether steps evaluate between the grid's levels, so that the grid has fewer steps."""
+        return "nfe" in inspect.signature(self.solver).parameters
+
+    def steps(self, nfe: int) -> int:
+        """The number of steps of the grid for `nfe` evaluations."""
+        return nfe // 2 + 1 if self.own_midpoints else nfe
 
     @property
     def stochastic(self) -> bool:
@@ -50,7 +67,7 @@ class Recipe:
 
     @property
     def evaluations_per_step(self) -> int:
-        return 2 if self.solver is solvers.dpmpp_2s else 1
+        return 2 if self.solver in (solvers.dpmpp_2s, solvers.ancestral_2s) else 1
 
 
 def exp2m(
@@ -89,13 +106,15 @@ def find(name: str) -> Recipe:
     return choose("sampler", name, _RECIPES)
 
 
-def available() -> list[Recipe]:
-    """Return every registered recipe, in order of registration."""
-    return list(_RECIPES.values())
+def available(kind: str = "sampling") -> list[Recipe]:
+    """Return every registered recipe of a kind, "sampling" or "inversion", in order."""
+    inverts = choose("kind", kind, {"sampling": False, "inversion": True})
+    return [recipe for recipe in _RECIPES.values() if recipe.inverts == inverts]
 
 
 def _register_all() -> None:
     e, m2, s2, a = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s, solvers.ancestral
+    s2a, up = solvers.ancestral_2s, inversion.inverted_euler
     paper = "CFG++ arXiv:2406.08070"
     for recipe in (
         # the sampler that this project exists for
@@ -119,9 +138,16 @@ def _register_all() -> None:
         Recipe("euler_a", a, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
         Recipe("euler_a_cfg++", a, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
         Recipe("ddim_cfg++_first_order", e, "leading_shifted", "kick", 1, paper, 0.6, "after"),
+        Recipe("dpm++_2s_a", s2a, "karras_cfgpp", "constant", 2, "CFGpp", 7.5, "nearest"),
+        Recipe("dpm++_2s_a_cfg++", s2a, "karras_cfgpp", "kick", 2, "CFGpp", 0.6, "nearest"),
+        Recipe("dpm++_2m", m2, "karras_cfgpp", "constant", 2, "CFGpp", 7.5, "nearest"),
         Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp SD", 0.6, "nearest"),
         Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp SDXL", 0.6,
                "nearest", "ve"),
+        # from a clean latent up to the noise that `ddim` and `ddim_cfg++` start from
+        Recipe("ddim_inversion", up, "leading", "constant", 1, "DDIM arXiv:2010.02502", 7.5,
+               start="clean"),
+        Recipe("ddim_inversion_cfg++", up, "leading", "kick", 1, paper, 0.6, start="clean"),
     ):  # fmt: skip
         register(recipe)
 

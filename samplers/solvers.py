@@ -12,19 +12,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, expm1, inf, isinf, sqrt
+from math import exp, expm1, inf, isinf, log, sqrt
 
 from samplers.exponential import weights
 
 
 @dataclass(frozen=True)
 class Move:
-    """x' = decay·x + Σ_j gains[j]·D[i−j] + noise·z, arriving at half log-SNR `to`."""
+    """x' = decay·x + Σ_j gains[j]·D[i−j] + noise·z, arriving at half log-SNR `to`.
+
+    `kicks` are the weights on λ_cfg·Δ[i−j] that CFG++ adds, where they are not the usual: 1 on the
+    latest Δ of a carry that moves, none on a probe.
+    """
 
     to: float
     decay: float
     gains: tuple[float, ...] = ()
     noise: float = 0.0
+    kicks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,13 @@ def _first_order(start: float, end: float) -> Move:
     return Move(end, exp(start - end), (-expm1(start - end),))
 
 
+def _split(start: float, end: float, eta: float) -> tuple[float, float]:
+    """Return σ_down/σ and σ_up of an ancestral step (k-diffusion's `get_ancestral_step`)."""
+    sigma, to = exp(-start), exp(-end)
+    up = min(to, eta * to * sqrt(1 - (to / sigma) ** 2))
+    return sqrt(to * to - up * up) / sigma, up
+
+
 def euler(lam: Sequence[float]) -> Iterator[Stage]:
     """DDIM, Euler's method in VE units (Song et al. 2020, arXiv:2010.02502, eq. 12). Order 1."""
     for start, end in itertools.pairwise(lam):
@@ -56,9 +68,7 @@ def euler(lam: Sequence[float]) -> Iterator[Stage]:
 def ancestral(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
     """Euler ancestral: step down to σ_down, then add σ_up of noise, σ_down² + σ_up² = σ'²."""
     for start, end in itertools.pairwise(lam):
-        sigma, to = exp(-start), exp(-end)
-        up = min(to, eta * to * sqrt(1 - (to / sigma) ** 2))
-        decay = sqrt(to * to - up * up) / sigma
+        decay, up = _split(start, end, eta)
         yield Stage(start, Move(end, decay, (1 - decay,), up))
 
 
@@ -96,6 +106,29 @@ def dpmpp_2s(lam: Sequence[float]) -> Iterator[Stage]:
         yield Stage(start, _stay(start), _first_order(start, middle))
         yield Stage(middle, Move(end, full.decay, (gain * half, gain * (1 - half))))
         i += 2
+
+
+def ancestral_2s(lam: Sequence[float], nfe: int, eta: float = 1.0) -> Iterator[Stage]:
+    """DPM-Solver++(2S) ancestral: 2S to σ_down, then noise σ_up (k-diffusion's
+    `sample_dpmpp_2s_ancestral`).
+
+    The midpoint is not a level of the grid: it halves the step to σ_down in λ. The last step is
+    first order, so N steps take 2N − 1 evaluations; with an even `nfe` the first one is too, where
+    D hardly depends on x. `lam` has ⌊nfe/2⌋ + 2 values. Order 2 up to the noise; η is at most 1.
+    """
+    if eta > 1:
+        raise ValueError(f"eta is {eta}; a 2S ancestral sampler takes 0 to 1, else sigma_down is 0")
+    steps = len(lam) - 1
+    single = {steps - 1} if nfe % 2 else {0, steps - 1}
+    for i, (start, end) in enumerate(itertools.pairwise(lam)):
+        decay, up = _split(start, end, eta)
+        full = Move(end, decay, (1 - decay,), up)
+        if i in single:
+            yield Stage(start, full)
+        else:
+            middle = start - log(decay) / 2
+            yield Stage(start, _stay(start), _first_order(start, middle))
+            yield Stage(middle, full)
 
 
 def dpmpp_3m(lam: Sequence[float], eta: float = 0.0) -> Iterator[Stage]:

@@ -116,7 +116,10 @@ def test_run_prints_where_things_are_and_what_comes_next(folder, capsys, monkeyp
     assert json.loads(capsys.readouterr().out)["kept"] == 4
 
 
-@pytest.mark.parametrize("command", ["run", "score", "report", "reference"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "score", "report", "reference", "generate", "invert", "edit", "info", "prefetch"],
+)
 def test_help_opens_with_examples(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

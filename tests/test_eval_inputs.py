@@ -131,8 +131,10 @@ def test_models_are_found_or_explained(folder, monkeypatch):
     assert not models.find(str(folder / "tiny")).standin
     assert models.find("owner/name") == models.Source("owner/name", "owner/name", False)
     assert models.find("sd15").default_batch == 8
-    with pytest.raises(ValueError, match="unknown model 'sd16'; give one of standin-sd15, sd15"):
-        models.find("sd16")
+    with pytest.raises(ValueError, match="unknown model 'sd-xl', did you mean 'sdxl'"):
+        models.find("sd-xl")
+    with pytest.raises(ValueError, match="unknown model 'nix'; give one of standin-sd15, standin"):
+        models.find("nix")
     with pytest.raises(ValueError, match=r"unknown model './x/y'"):
         models.find("./x/y")
     with pytest.raises(ValueError, match=r"no model_index\.json in "):

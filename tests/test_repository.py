@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from eval.models import MODELS
 from standins import make_prompts
 from standins.scenes import COLOURS, HELD_OUT, SHAPES, parse
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ["run_tests.sh", "run_demo.sh", "run_sd15.sh", "scripts/env.sh", ".ci/run"]
+BENCHMARKS = ["run_sd15.sh", "run_sd20.sh", "run_sdxl.sh"]
+SCRIPTS = ["run_tests.sh", "run_demo.sh", *BENCHMARKS, "scripts/run_benchmark.sh"]
+SCRIPTS += ["scripts/env.sh", ".ci/run"]
 SKIPPED = {".git", ".venv", "build", "runs", "dist"}
 TEXT = {".py", ".sh", ".md", ".toml", ".txt", ".cff", ".json", ".html", ".csv", ".yml", ".yaml"}
 # Written in pieces so that this file does not contain what it looks for.
@@ -50,23 +53,34 @@ def test_ci_runs_the_tests():
     assert "run_tests.sh" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("model", ["/no/such/folder", "someone/not-cached-anywhere"])
-def test_sd15_without_gpu_and_weights_says_so_and_exits_with_3(model):
-    result = run(["bash", "run_sd15.sh"], MODEL=model)
+@pytest.mark.parametrize(
+    ("script", "model"),
+    [*((script, None) for script in BENCHMARKS), ("run_sd15.sh", "/no/such/folder")],
+)
+def test_benchmark_without_gpu_and_weights_says_so_and_exits_with_3(script, model):
+    result = run(["bash", script], **({"MODEL": model} if model else {}))
     assert result.returncode == 3, result.stderr
     said = result.stderr.splitlines()
     assert len(said) == 3 and result.stdout == "", result.stderr
-    assert "a CUDA GPU" in said[0] and model in said[0] and "run_demo.sh" in said[0]
+    assert said[0].startswith(f"{script}: missing a CUDA GPU") and "run_demo.sh" in said[0]
+    own = MODELS[script.removeprefix("run_").removesuffix(".sh")]
+    assert f"the weights of {model or own};" in said[0]
     assert said[1].startswith("  GPU: ") and said[2].startswith("  weights: ")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("SEEDS", "0"), ("SEEDS", "many"), ("FID_REFERENCE", "/no/such.npz")]
+    ("variable", "value"),
+    [("SEEDS", "0"), ("SEEDS", "many"), ("BATCH", "-1"), ("FID_REFERENCE", "/no/such.npz")],
 )
-def test_sd15_refuses_a_wrong_setting_in_one_line(variable, value):
-    result = run(["bash", "run_sd15.sh"], **{variable: value})
+def test_benchmark_refuses_a_wrong_setting_in_one_line(variable, value):
+    result = run(["bash", "run_sdxl.sh"], **{variable: value})
     assert result.returncode == 2
     assert result.stderr.startswith(f"{variable}={value}: ") and result.stderr.count("\n") == 1
+
+
+def test_the_body_of_the_benchmarks_wants_its_arguments():
+    result = run(["bash", "scripts/run_benchmark.sh"])
+    assert result.returncode == 2 and result.stderr.startswith("usage: ")
 
 
 # --- packaging -----------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""A closed-form bed: class-conditional Gaussian mixtures with exact denoisers and exact scores.
+
+Stands in for a text-to-image model where nothing may be blamed on a network: D_u and D_c are exact
+posterior means, p(c | x0) is exact, and the true distribution's features come from unlimited
+samples. A prompt is a class. With `imperfect` the two denoisers are those of a blurred, confused
+model, as trained networks are, while the scores are those of the truth: only then can guidance
+improve the distribution, and only then do Fréchet distance and alignment have a trade-off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from eval.metrics import Statistics, frechet
+from samplers import NoiseSchedule, Plan, generators, sample
+from samplers.loop import Model
+from samplers.schedule import alpha_of
+
+T = 1000
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2
+SCHEDULE = NoiseSchedule(torch.cumprod(1 - BETAS, 0))
+
+
+@dataclass(frozen=True)
+class Law:
+    """Gaussians with diagonal covariance: weights (C, K) for C classes, means and variances (K, d)."""
+
+    weights: torch.Tensor
+    means: torch.Tensor
+    variances: torch.Tensor
+
+    def _responsibilities(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Return log p(x | component) at noise level σ, (n, K)."""
+        precision = 1 / (self.variances + sigma**2)
+        square = (x * x) @ precision.T - 2 * x @ (precision * self.means).T
+        constant = (precision * self.means**2 - precision.log()).sum(1)
+        return -0.5 * (square + constant)
+
+    def denoised(self, x: torch.Tensor, sigma: float, classes: torch.Tensor) -> torch.Tensor:
+        """Return E[x0 | x0 + σ·z = x, class] for states (n, d)."""
+        logits = self._responsibilities(x, sigma) + self.weights[classes].log()
+        share = logits.softmax(1)
+        shrink = self.variances / (self.variances + sigma**2)
+        return x * (share @ shrink) + share @ ((1 - shrink) * self.means)
+
+    def draw(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        component = torch.multinomial(self.weights[classes], 1, generator=generator)[:, 0]
+        noise = torch.randn(len(classes), self.means.shape[1], generator=generator)
+        return self.means[component] + noise * self.variances[component].sqrt()
+
+    def log_class(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Return log p(class | x) for clean x under equally likely classes, (n,)."""
+        joint = self._responsibilities(x, 0.0)[:, None, :] + self.weights.log()
+        return joint.logsumexp(2).log_softmax(1).gather(1, classes[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A problem of C classes in d dimensions with power-law scales, drawn from `seed`.
+
+    imperfect  0 is exact; 1 confuses 15 % of each class with the others and inflates the
+               conditional's variances by half, the unconditional's to the double
+    """
+
+    seed: int = 0
+    classes: int = 10
+    per_class: int = 6
+    dimensions: int = 48
+    imperfect: float = 1.0
+
+    @cached_property
+    def truth(self) -> Law:
+        g = torch.Generator().manual_seed(self.seed)
+        count, d = self.classes * self.per_class, self.dimensions
+        scale = torch.arange(1, d + 1) ** -0.6  # coarse and fine structure, as images have
+        centres = torch.randn(self.classes, d, generator=g).repeat_interleave(self.per_class, 0)
+        spread = torch.randn(count, d, generator=g)
+        means = (0.7 * centres + 0.8 * spread) * scale
+        width = 0.1 + 0.3 * torch.rand(count, 1, generator=g)
+        variances = (width * scale * (0.5 + torch.rand(count, d, generator=g))) ** 2
+        own = torch.eye(self.classes).repeat_interleave(self.per_class, 1)
+        mix = torch.rand(self.classes, count, generator=g) + 0.2
+        weights = own * mix + 0.02 * mix  # captions do not decide everything
+        weights = weights / weights.sum(1, keepdim=True)
+        gain = 1 / (weights.mean(0) @ (means**2 + variances)).mean().sqrt()  # unit variance
+        return Law(weights, means * gain, variances * gain**2)
+
+    @cached_property
+    def conditional(self) -> Law:
+        law, share = self.truth, 0.15 * self.imperfect
+        weights = (1 - share) * law.weights + share * law.weights.mean(0)
+        return Law(weights, law.means, law.variances * (1 + 0.5 * self.imperfect))
+
+    @cached_property
+    def unconditional(self) -> Law:
+        """Its one row of weights is every class's."""
+        law = self.truth
+        weights = law.weights.mean(0, keepdim=True)
+        return Law(weights, law.means, law.variances * (1 + self.imperfect))
+
+    def model(self, classes: torch.Tensor, plan: Plan) -> Model:
+        """Return the ε-network of both laws for one run of a plan."""
+        levels = iter(row.sigma for row in plan)
+        none = torch.zeros_like(classes)
+
+        def network(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            sigma = next(levels)
+            x = z.flatten(1) / alpha_of(sigma)
+            pair = (
+                self.unconditional.denoised(x, sigma, none),
+                self.conditional.denoised(x, sigma, classes),
+            )
+            return tuple(((x - d) / sigma)[..., None, None] for d in pair)
+
+        return network
+
+    @cached_property
+    def _reference(self) -> Statistics:
+        g = torch.Generator().manual_seed(self.seed + 1)
+        classes = torch.arange(200_000) % self.classes
+        return self._features(self.truth.draw(classes, g))
+
+    def _features(self, x: torch.Tensor) -> Statistics:
+        """Moments of x and of saturating projections, which also see shapes beyond two moments."""
+        g = torch.Generator().manual_seed(self.seed + 2)
+        mix = torch.randn(self.dimensions, self.dimensions, generator=g) / self.dimensions**0.5
+        return Statistics.of(torch.cat([x, torch.tanh(3 * x @ mix)], 1).double().numpy())
+
+    def run(self, plan: Plan, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample classes in turn; the same seed starts every plan from the same noise."""
+        g = torch.Generator().manual_seed(10_000 + seed)
+        classes = torch.arange(images) % self.classes
+        z = torch.randn(images, self.dimensions, 1, 1, generator=g)
+        sources = generators(range(seed, seed + images)) if plan.stochastic else None
+        return sample(self.model(classes, plan), z, plan, sources).flatten(1), classes
+
+    def score(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[float, float]:
+        """Return (Fréchet distance, mean log p(class | x)) of samples against the truth."""
+        fd = frechet(self._features(x), self._reference)
+        return float(fd), float(self.truth.log_class(x, classes).mean())

@@ -1,0 +1,144 @@
+"""Where a run begins: noise drawn from seeds, or a given image taken up to noise by inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from samplers import (
+    NoiseSchedule,
+    Plan,
+    compile_plan,
+    generators,
+    read_cfg_guidance,
+    standard_normal,
+)
+from samplers.errors import choose
+from samplers.registry import find
+
+
+class FirstLatent:
+    """The part of a loaded model that makes first latents; `inverse` names the way back."""
+
+    inverse = "ddim_inversion"
+
+    device: torch.device
+    schedule: NoiseSchedule
+    encode: Callable[[torch.Tensor], torch.Tensor]
+
+    def plan(self, sampler: str, cfg_guidance: float, grid: str | None = None) -> Plan:
+        """Compile a sampler or an inversion at this model's number of evaluations.
+
+        cfg_guidance  ω for CFG samplers; λ_cfg for CFG++ ones, above 2 read as ω
+        grid          by default the sampler's own
+        """
+        plus = find(sampler).guidance == "cfg++"
+        strength = read_cfg_guidance(cfg_guidance) if plus else {"scale": cfg_guidance}
+        nfe = len(self.scheduler.timesteps)
+        return compile_plan(sampler, self.schedule, nfe, grid=grid, **strength)
+
+    @torch.no_grad()
+    def inversion(
+        self,
+        z0: torch.Tensor,
+        uc: torch.Tensor | None,
+        c: torch.Tensor | None,
+        cfg_guidance: float = 1.0,
+        add_cond_kwargs: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return the noise (B, 4, h, w) from which sampling at the same guidance returns to z0.
+
+        As many evaluations as sampling makes. `add_cond_kwargs` is SDXL's.
+        """
+        context = (uc, c) if add_cond_kwargs is None else (uc, c, add_cond_kwargs)
+        plan = self.plan(self.inverse, cfg_guidance)
+        z0 = z0.to(self.device)
+        return self.run(plan, z0, lambda z, t: self.predict_noise(z, t, *context))
+
+    def initialize_latent(
+        self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return the first latent.
+
+        method      "random": z ~ N(0, 1). "random_kdiffusion": √(1 + σ_0²)·z. "ddim": `src_img`
+                    inverted with uc, c at cfg_guidance. "npi", negative-prompt inversion
+                    (arXiv:2305.16807): inverted with the prompt alone, for sampling with the source
+                    prompt in place of the null prompt
+        src_img     images (B, 3, H, W) in [−1, 1], for "ddim" and "npi"
+        latent_dim, size  the noise's shape; by default the model's own size. One row of it stands
+                          for as many as there are seeds or embeddings
+        seeds       a seed or a list, one per image: each image's noise depends on its seed alone;
+                    without seeds torch's global generator is used
+        uc, c       embeddings, which say how many images there are; add_cond_kwargs goes with SDXL
+        sigmas      noise levels of "random_kdiffusion", the first counts
+        """
+        makers = {
+            "random": self._noise,
+            "random_kdiffusion": self._kdiffusion_noise,
+            "ddim": self._inverted,
+            "npi": self._inverted_with_prompt,
+        }
+        make = choose("method", method, makers)
+        if make in (self._noise, self._kdiffusion_noise):
+            return make(**kwargs)
+        shape = getattr(src_img, "shape", ())
+        if len(shape) != 4 or shape[1] != 3:
+            given = f"a tensor {tuple(shape)}" if shape else repr(src_img)
+            raise ValueError(
+                f"method {method!r} inverts an image and src_img is {given}; pass a tensor "
+                "(B, 3, H, W) in [-1, 1]"
+            )
+        return make(self.encode(src_img), **kwargs)
+
+    def _noise(self, **kwargs: Any) -> torch.Tensor:
+        seeds = self._seeds(**kwargs)
+        rows, *shape = kwargs.get("latent_dim", kwargs.get("size", (1, *self.latent_shape)))
+        shape = (len(seeds) if rows == 1 else rows, *shape)
+        if None in seeds:
+            return torch.randn(shape).to(self.device)
+        return standard_normal(shape, generators(seeds), self.device)
+
+    def _kdiffusion_noise(self, sigmas: Sequence[float] = (14.6146,), **kw: Any) -> torch.Tensor:
+        return self._noise(**kw) * (1 + float(sigmas[0]) ** 2) ** 0.5
+
+    def _inverted(
+        self,
+        z0: torch.Tensor,
+        uc: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        cfg_guidance: float = 0.0,
+        add_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        return self.inversion(z0, uc, c, cfg_guidance, add_cond_kwargs)
+
+    def _inverted_with_prompt(self, z0: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return self._inverted(z0, **{**kwargs, "uc": None, "cfg_guidance": 1.0})
+
+    @staticmethod
+    def _seeds(
+        seeds: int | Sequence[int] | None = None,
+        uc: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        **_: Any,
+    ) -> list[int | None]:
+        """Return one seed per image: as many as there are seeds, or embeddings if more."""
+        given = [seeds] if seeds is None or isinstance(seeds, int) else list(seeds)
+        counts = {len(given), *(len(e) for e in (uc, c) if e is not None)}
+        if counts - {1, max(counts)}:
+            raise ValueError(
+                f"{len(given)} seeds, {0 if uc is None else len(uc)} null prompts and "
+                f"{0 if c is None else len(c)} prompts; pass as many of each, or one"
+            )
+        return given * (max(counts) // len(given))
+
+    @staticmethod
+    def _sources(zt: torch.Tensor, seeds: list[int | None]) -> list[torch.Generator]:
+        """Return the images' generators, going on where the draw of the first latent stopped."""
+        if None in seeds:
+            return generators(torch.randint(2**62, (len(zt),)).tolist())
+        sources = generators(seeds)
+        standard_normal(zt.shape, sources)
+        return sources

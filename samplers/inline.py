@@ -1,0 +1,270 @@
+"""Write a sampler as one self-contained class: no import of `samplers`, no table, any NFE.
+
+The coefficients come from this package's own functions (grid, timesteps, guidance, solver), with
+checks and docs dropped and the recipe's constants folded in (`specialise`); exponential weights are
+written out as formulas (`written_out`). The loop around them is the only text of this file, and
+every class is executed and compared with its compiled plan before it is returned.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from samplers import compile as compiler
+from samplers import guidance
+from samplers.compile import compile_plan
+from samplers.grids import GRIDS, trailing
+from samplers.guidance import LARGEST_LAMBDA, read_cfg_guidance
+from samplers.inline_parts import Parts
+from samplers.plan import Plan, Row
+from samplers.registry import Recipe, find
+from samplers.schedule import NoiseSchedule
+from samplers.specialise import specialise
+
+
+@dataclass(frozen=True)
+class Host:
+    """One of CFGpp's two files: how its class begins and ends, and calls the network."""
+
+    base: str
+    method: str
+    before: tuple[str, ...]
+    network: str
+    label: str
+    after: tuple[str, ...]
+    distilled: bool = False  # has a subclass that runs on the trailing grid, without guidance
+
+
+SD = Host(
+    "StableDiffusion",
+    'sample(self, cfg_guidance=7.5, prompt=["", ""], callback_fn=None, **kwargs)',
+    ("uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])",
+     "zt = self.initialize_latent(uc=uc, c=c, **kwargs).detach()"),
+    "uc, c",
+    "SD",
+    ("return (self.decode(zt.to(self.dtype)) / 2 + 0.5).clamp(0, 1).cpu()",),
+)  # fmt: skip
+SDXL = Host(
+    "SDXL",
+    "reverse_process(self, null_prompt_embeds, prompt_embeds, cfg_guidance, add_cond_kwargs,\n"
+    "                        shape=(1024, 1024), callback_fn=None, **kwargs)",
+    ("uc = None if isinstance(self, SDXLLightning) else null_prompt_embeds",
+     "size = (1, 4, *(n // self.vae_scale_factor for n in shape))",
+     "zt = self.initialize_latent(size=size, uc=uc, c=prompt_embeds, **kwargs).detach()"),
+    "uc, prompt_embeds, add_cond_kwargs",
+    "SDXL",
+    ("return zt.to(self.dtype)",),
+    distilled=True,
+)  # fmt: skip
+HOSTS = {host.base: host for host in (SD, SDXL)}
+
+
+def inline_region(base: str, arm: str, verify: bool = True) -> str:
+    """Return the class `BaseDDIMCFGpp(base)` that runs a registered sampler by itself.
+
+    base    "StableDiffusion" or "SDXL"
+    verify  execute the class and compare its coefficients with the compiled plan's
+    Raises ValueError for an unknown arm, and for one whose plan the class would not reproduce.
+    """
+    recipe, host = find(arm), HOSTS[base]
+    if recipe.inverts:
+        raise ValueError(f"sampler {arm!r} is an inversion; a region draws images from noise")
+    text = "\n".join([*_head(recipe, host), *_loop(recipe, host), "", *_rows(recipe, host)]) + "\n"
+    if verify:
+        _verify(text, recipe, host)
+    return text
+
+
+def _plan(recipe: Recipe, nfe: int = 12) -> Plan:
+    return compile_plan(recipe.name, _schedule(), nfe)
+
+
+def _schedule() -> NoiseSchedule:
+    from samplers.__main__ import stable_diffusion
+
+    return stable_diffusion()
+
+
+def _head(recipe: Recipe, host: Host) -> list[str]:
+    units = "λ, above 2 ω in CFG units" if recipe.guidance == "cfg++" else "CFG's ω"
+    return [
+        '@register_solver("ddim_cfg++")',
+        f"class BaseDDIMCFGpp({host.base}):",
+        f'    """{recipe.name} ({recipe.source}); cfg_guidance is {units}.',
+        "",
+        "    Self-contained: generated from functions of the same names in cfgpp-samplers. States",
+        "    are x = z/α at σ = √((1 − ᾱ)/ᾱ), clean estimates D = x − σ·ε, and λ = −ln σ.",
+        '    """',
+        "",
+    ]
+
+
+def _loop(recipe: Recipe, host: Host) -> list[str]:
+    """The sampling method: one network call per row of `_rows`."""
+    plan = _plan(recipe)
+    probes, kicks = any(row.probe for row in plan), not plan.rate
+    seen = "y" if probes else "x"
+    start = "rows[0][0]" if recipe.start == "ve" else "(1 + rows[0][0] ** 2) ** 0.5"
+    lines = [
+        "@torch.no_grad()",
+        f"def {host.method}:",
+        *host.before,
+        "rows = self._rows(len(self.scheduler.timesteps), cfg_guidance)",
+        f"x, past = zt.float() * {start}, []",
+        *["y = x  # where the network looks; x waits while it looks ahead"] * probes,
+    ]
+    if plan.stochastic:
+        lines += [
+            "seeds = torch.randint(2**62, (len(x),)).tolist()",
+            "sources = [torch.Generator().manual_seed(seed) for seed in seeds]",
+        ]
+    names = "sigma, after, t, weight" + ", kick" * kicks + ", carry" + ", probe" * probes
+    body = [
+        f"zt = ({seen} / (1 + sigma**2) ** 0.5).to(self.dtype)",
+        "at = torch.tensor(t, dtype=x.dtype, device=x.device)",
+        f"eps_u, eps_c = self.predict_noise(zt, at, {host.network})",
+    ]
+    guided = "guided" if kicks else "past[0]"
+    kept = f", *past[:{plan.memory - 1}]]" if plan.memory > 1 else "]"
+    if kicks:
+        body += [
+            f"uncond, cond = ({seen} - sigma * eps.to(x) for eps in (eps_u, eps_c))",
+            f"guided, past = torch.lerp(uncond, cond, weight), [uncond{kept}",
+        ]
+    else:
+        body += [
+            f"past = [{seen} - sigma * torch.lerp(eps_u.to(x), eps_c.to(x), weight){kept}",
+        ]
+    step = "{0}.decay * x + sum(g * d for g, d in zip({0}.gains, past))"
+    body += ["x = " + step.format("carry"), *["x = x + kick * (cond - uncond)"] * kicks]
+    if plan.stochastic:
+        body += [
+            "if carry.noise:",
+            "    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in sources])",
+            "    x = x + carry.noise * noise.to(x)",
+        ]
+    body += [
+        "zt = x / (1 + after**2) ** 0.5",
+        "if callback_fn is not None:",
+        f'    seen = callback_fn(i, t, {{"z0t": {guided}, "zt": zt, "decode": self.decode}})',
+        '    zt = seen["z0t" if i == len(rows) - 1 else "zt"].to(x)',
+        "    x = zt * (1 + after**2) ** 0.5",
+    ]
+    if probes:
+        body.append(f"y = {step.format('probe')} if probe else x")
+    lines.append(f'for i, ({names}) in enumerate(tqdm(rows, desc="{host.label}")):')
+    lines += [f"    {line}" for line in body] + list(host.after)
+    first = ["    " + line for line in lines[:2]]
+    return first + ["        " + line for line in lines[2:]]
+
+
+def _rows(recipe: Recipe, host: Host) -> list[str]:
+    """The method that computes the coefficients, once per image."""
+    parts = Parts(recipe, _plan(recipe).memory)
+    solver = parts.solver()
+    grid = parts.add(GRIDS[recipe.grid], {})
+    at = specialise(compiler._timestep, {"recipe": recipe}, NoiseSchedule).expression
+    steps = specialise(Recipe.steps, {"self": recipe}, NoiseSchedule).expression
+    tail = [
+        "schedule = NoiseSchedule(a for a in self.scheduler.alphas_cumprod.tolist() if a < 1)",
+    ]
+    if host.distilled:
+        other = parts.add(trailing, {})
+        tail.append(f"grid = {other} if isinstance(self, SDXLLightning) else {grid}")
+        grid = "grid"
+    tail.append(
+        f"lam = [-log(sigma) if sigma else torch.inf for sigma in {grid}(schedule, {steps})]"
+    )
+    stages = f"{solver}(lam, nfe)" if recipe.own_midpoints else f"{solver}(lam)"
+    row = ["sigma", "exp(-carry.to)", at]
+    if recipe.strength.endswith("kick"):
+        tail += [
+            f"stages = list({stages})",
+            *parts.kick(),
+            "moves = [carry for sigma, carry, probe in stages if carry.gains]",
+            "scale, unit = cfg_guidance, sum(kick(m) / sum(m.gains) for m in moves) / len(moves)",
+            f"if scale > {LARGEST_LAMBDA:g}:",
+            "    scale = scale / unit",
+        ]
+        stages = "stages"
+        row += ["scale", "scale * kick(carry)"]
+    elif recipe.strength == "constant":
+        row.append("cfg_guidance")
+    else:
+        rates = {"bell": guidance.bell, "rising": guidance.rising}
+        rate = parts.add(rates[recipe.strength], {})
+        if recipe.guidance == "cfg++":
+            mean = parts.add(guidance.mean_bell, {})
+            tail += [
+                f"if cfg_guidance > {LARGEST_LAMBDA:g}:",
+                f"    cfg_guidance = cfg_guidance / {mean}(schedule)",
+            ]
+        tail.append(f"omega = {rate}(schedule, cfg_guidance)")
+        row.append("omega(sigma)")
+    row += ["carry", *["probe"] * any(r.probe for r in _plan(recipe))]
+    listed = textwrap.wrap(f"return [({', '.join(row)})", 90, subsequent_indent=" " * 9)
+    tail += [*listed, f"        for sigma, carry, probe in {stages}]"]
+    lines = [
+        "def _rows(self, nfe, cfg_guidance):",
+        f'    """Return {len(row)} coefficients per call; the 1.0 before CFGpp\'s ᾱ goes."""',
+    ]
+    schedule = parts.schedule()
+    for block in (parts.mathematics(), schedule, *parts.blocks, tail):
+        lines += ["    " + line for line in block]
+    return ["    " + line for line in lines]
+
+
+def _verify(text: str, recipe: Recipe, host: Host) -> None:
+    """Compare the class's coefficients with the compiled plan's; ValueError when they differ."""
+    names = {"torch": torch, "tqdm": iter, "register_solver": lambda name: lambda cls: cls}
+    names |= {host.base: type(host.base, (), {}), "SDXLLightning": type("Lightning", (), {})}
+    exec(compile(text, f"<{recipe.name}>", "exec"), names)
+    region, schedule = names["BaseDDIMCFGpp"](), _schedule()
+    table = torch.tensor([1.0, *schedule.alphas_cumprod], dtype=torch.float64)
+    region.scheduler = SimpleNamespace(alphas_cumprod=table)
+    for nfe in (1, 2, 5, 20):
+        for value in (0.6, 7.5):
+            strength = {"scale": value}
+            if recipe.guidance == "cfg++":
+                strength = read_cfg_guidance(value)
+            plan = compile_plan(recipe.name, schedule, nfe, **strength)
+            due = [_numbers(row, plan.rate) for row in plan]
+            made = [_flat(row) for row in region._rows(nfe, value)]
+            same = [
+                len(a) == len(b) and all(map(_close, a, b)) for a, b in zip(made, due, strict=False)
+            ]
+            if len(made) != nfe or not all(same):
+                raise ValueError(
+                    f"sampler {recipe.name!r} cannot be written as one class: at nfe {nfe} its "
+                    "coefficients differ from its plan's; use the mode that imports samplers"
+                )
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _flat(row: tuple) -> list[float]:
+    """The numbers of a row of the class, in the order of `_numbers`."""
+    out: list[float] = []
+    for value in row:
+        if isinstance(value, float | int):
+            out.append(value)
+        elif value is not None:
+            out += [math.exp(-value.to), value.decay, *value.gains, value.noise]
+    return out
+
+
+def _numbers(row: Row, rate: bool) -> list[float]:
+    out = [row.sigma, row.carry.sigma, row.timestep, row.weight]
+    if not rate:
+        out.append(sum(row.carry.delta))
+    for update in (row.carry, row.probe):
+        if update is not None:
+            out += [update.sigma, update.state, *update.uncond, update.noise]
+    return out

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Compare all arms on one model: 100 prompts × SEEDS at NFE 20, CLIP score and FID.
+#
+#     bash scripts/run_benchmark.sh SCRIPT NAME     # what run_NAME.sh calls
+#
+#   MODEL          folder in diffusers format, or hub id   (default: NAME's, from the hub)
+#   SEEDS          images per prompt, seeds 0 to SEEDS-1   (default: 5)
+#   SCALES         guidance in CFG units, comma-separated  (default: 3,5,7.5,10)
+#   BATCH          images at once                          (default: 8)
+#   FID_REFERENCE  folder of images, or .npz of statistics (default: none, FID reported missing)
+#   OUT            where results go; a second start resumes (default: runs/NAME)
+#
+# Needs a CUDA device and the weights; exits with 3 and says so when either is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ $# -ne 2 ]]; then
+    echo "usage: bash scripts/run_benchmark.sh SCRIPT NAME; e.g. bash run_sd15.sh" >&2
+    exit 2
+fi
+SCRIPT=$1
+SEEDS=${SEEDS:-5}
+SCALES=${SCALES:-3,5,7.5,10}
+BATCH=${BATCH:-8}
+OUT=${OUT:-runs/$2}
+MODEL=${MODEL:-$2}
+for name in SEEDS BATCH; do
+    if [[ ! "${!name}" =~ ^[1-9][0-9]*$ ]]; then
+        echo "$name=${!name}: must be a whole number of at least 1; e.g. $name=5" >&2
+        exit 2
+    fi
+done
+reference=()
+if [[ -n "${FID_REFERENCE:-}" ]]; then
+    if [[ ! -e "$FID_REFERENCE" ]]; then
+        echo "FID_REFERENCE=$FID_REFERENCE: no such folder or .npz file; leave it unset to skip FID" >&2
+        exit 2
+    fi
+    reference=(--reference "$FID_REFERENCE")
+fi
+
+source scripts/env.sh eval
+"$PYTHON" -m eval.preflight --model "$MODEL" --script "$SCRIPT"
+
+"$PYTHON" -m eval run --model "$MODEL" --prompts prompts/coco100.txt --seeds "0-$((SEEDS - 1))" \
+    --nfe 20 --scales "$SCALES" --batch "$BATCH" --out "$OUT" "${reference[@]}"
+
+printf '\nreport  %s\ngrid    %s\n' "$OUT/report.html" "$OUT/figures/grid.png"

@@ -1,0 +1,96 @@
+"""Show what SDXL's size conditioning does on its stand-in: one column per (original size, crop).
+
+    python -m standins.sizes docs/results/standin-sdxl/sizes.png
+
+Prints, over 80 captions, how sharp the pictures are (mean of the steepest step between
+neighbouring pixels, 0 … 1) and how far their objects move, as the checker sees them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval.images import to_uint8
+from latent_sdxl import get_solver
+from standins import scenes
+from standins.checker import Checker
+from standins.views import View
+
+FOLDER = Path(__file__).resolve().parent / "sdxl"
+VIEWS = (View(), View(48), View(32), View(16), View(crop=(20, 0)), View(crop=(0, 20)))
+CAPTIONS, SHOWN = 80, 4
+
+
+def title(view: View) -> str:
+    return f"original {view.original}\ncrop {view.crop}"
+
+
+def pictures(view: View, captions: list[str]) -> np.ndarray:
+    """Sample the captions under a view, seed k for caption k: uint8 (n, 64, 64, 3)."""
+    solver = get_solver(
+        "dpm2m", solver_config={"num_sampling": 20}, model_key=str(FOLDER), device="cpu"
+    )
+    sizes = {"original_size": (view.original,) * 2, "crops_coords_top_left": view.crop}
+    return to_uint8(
+        solver.sample(
+            prompt1=["", captions], cfg_guidance=3.0, seeds=list(range(len(captions))), **sizes
+        )
+    )
+
+
+def sharpness(images: np.ndarray) -> float:
+    steps = np.abs(np.diff(images.astype(float) / 255, axis=2)).max(axis=(1, 2, 3))
+    return float(steps.mean())
+
+
+def centres(images: np.ndarray) -> np.ndarray:
+    """Return the checker's mean object centre per image, (n, 2) as (y, x); NaN without objects."""
+    seen = Checker.load().read(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    return np.array(
+        [
+            np.mean([(y, x) for *_, x, y in found], axis=0) if found else (np.nan,) * 2
+            for found in seen
+        ]
+    )
+
+
+def main() -> None:
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else "build/sizes.png")
+    captions = [scenes.sample("test", k, count=1)[2] for k in range(CAPTIONS)]
+    drawn = {view: pictures(view, captions) for view in VIEWS}
+    still = centres(drawn[VIEWS[0]])
+    print("| original size | crop (top, left) | sharpness | objects move (down, right), pixels |")
+    print("|---|---|---|---|")
+    for view, images in drawn.items():
+        moved = np.nanmedian(centres(images) - still, axis=0)
+        print(
+            f"| {view.original} | {view.crop} | {sharpness(images):.2f} | "
+            f"{moved[0]:+.1f}, {moved[1]:+.1f} |"
+        )
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        SHOWN, len(VIEWS), figsize=(1.35 * len(VIEWS), 1.35 * SHOWN + 0.5), layout="constrained"
+    )
+    for row in range(SHOWN):
+        for column, view in enumerate(VIEWS):
+            axis = axes[row, column]
+            axis.imshow(drawn[view][row])
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title(view), fontsize=8)
+    figure.suptitle("sdxl stand-in, not Stable Diffusion", fontsize=9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
