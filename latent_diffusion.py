@@ -17,10 +17,10 @@ from typing import Any, Dict, Optional  # noqa: UP035 (names that the benchmark 
 import torch
 from tqdm import tqdm
 
+from pipelines.solver_table import SolverTable
+from pipelines.stable_diffusion import StableDiffusion
 from samplers import Plan, available
 from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
-from solver_table import SolverTable
-from stable_diffusion import StableDiffusion
 
 __all__ = [
     "BaseDDIM",

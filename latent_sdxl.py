@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines.lightning import SDXLLightning
+from pipelines.solver_table import SolverTable
+from pipelines.stable_diffusion_xl import SDXL
 from samplers import available
-from solver_table import SolverTable
-from stable_diffusion_xl import SDXL, SDXLLightning
 
 __all__ = [
     "SDXL",

@@ -26,7 +26,7 @@ SCHEDULE = NoiseSchedule(torch.cumprod(1 - BETAS, 0))
 
 @dataclass(frozen=True)
 class Law:
-    """Gaussians with diagonal covariance: weights (C, K) for C classes, means and variances (K, d)."""
+    """Gaussians, diagonal covariances: weights (C, K) of C classes, means and variances (K, d)."""
 
     weights: torch.Tensor
     means: torch.Tensor

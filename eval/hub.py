@@ -13,13 +13,6 @@ def offline() -> bool:
     return bool(huggingface_hub.constants.HF_HUB_OFFLINE)
 
 
-def places(model_key: str) -> tuple[str, ...]:
-    """Return an id and the mirrors that stand in for it when it has left the hub."""
-    from pipelines import MIRRORS  # here: importing diffusers takes seconds
-
-    return model_key, *MIRRORS.get(model_key, ())
-
-
 def cached(repository: str, file: str) -> str | None:
     """Return the path of a repository's file in the hub's cache, or None."""
     found = huggingface_hub.try_to_load_from_cache(repository, file)

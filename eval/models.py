@@ -142,7 +142,7 @@ def load(
     checkpoint  a distilled UNet, for the solvers whose names end in _lightning
     Raises OSError, in one line with the remedy, when the weights are not to be had.
     """
-    from pipelines import pipeline_kind
+    from pipelines.loading import pipeline_kind
 
     kind = pipeline_kind(source.key)
     places: dict[str, object] = {"model_key": source.key}

@@ -18,6 +18,7 @@ from eval import hub
 from eval.features import SCORER
 from eval.models import Source
 from eval.pipeline_files import lacking, select, takes_repaired_vae
+from pipelines.places import FP16_VAE, places
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def missing_offline(source: Source, dtype: str, scorers: bool) -> list[str]:
     """Name what a run needs and the caches lack, without asking the network."""
     missing = []
     if not Path(source.key).is_dir():
-        problems = [missing_of_pipeline(place, dtype) for place in hub.places(source.key)]
+        problems = [missing_of_pipeline(place, dtype) for place in places(source.key)]
         if all(problems):
             missing += problems[0]
     if scorers and not source.standin:
@@ -97,7 +98,7 @@ def fetch(parcel: Parcel) -> None:
 
 def _pipeline(key: str, dtype: str) -> list[Parcel]:
     reasons = []
-    for place in hub.places(key):
+    for place in places(key):
         try:
             sizes = hub.sizes(place)
             index_file = huggingface_hub.hf_hub_download(place, "model_index.json")
@@ -160,8 +161,6 @@ def _parcel(place: str, names: list[str], sizes: dict[str, int]) -> Parcel:
 
 def vae_files() -> tuple[str, list[str]]:
     """Return the repository and the files of the VAE that SDXL takes in float16."""
-    from stable_diffusion_xl import FP16_VAE
-
     return FP16_VAE, ["config.json", "diffusion_pytorch_model.safetensors"]
 
 

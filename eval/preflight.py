@@ -19,6 +19,7 @@ import torch
 from eval import hub
 from eval.models import MODELS
 from eval.prefetch import missing_of_pipeline
+from pipelines.places import places
 
 EXIT_MISSING = 3
 
@@ -68,7 +69,7 @@ def check_weights(model: str) -> Finding:
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         remedy = "does not exist; set MODEL= to a folder in diffusers format or to a hub id"
         return Finding(name, False, f"{model} {remedy}")
-    lacking = {place: missing_of_pipeline(place, "float16") for place in hub.places(model)}
+    lacking = {place: missing_of_pipeline(place, "float16") for place in places(model)}
     for place, missing in lacking.items():
         if not missing:
             return Finding(name, True, f"ok, {place} in the hub's cache")

@@ -79,7 +79,7 @@ class OpenClip:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
                 f"scorer {spec!r} could not be loaded ({reason}); download it once with "
-                "'python -m eval prefetch' or pass --scorer local-dir:FOLDER"
+                "'python -m eval prefetch --model sd15 --scorers' or pass --scorer local-dir:FOLDER"
             ) from error
         self._device = _device()
         self._model = model.float().eval().to(self._device)

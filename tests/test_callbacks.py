@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks import draw_noisy, draw_tweedie
+from pipelines.callbacks import draw_noisy, draw_tweedie
 
 
 def state(z0t: float, zt: float, batch: int = 1) -> dict:

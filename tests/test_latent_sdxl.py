@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import latent_sdxl
 from latent_sdxl import SDXL, BaseDDIMCFGpp, get_solver, register_solver
-from pipelines import pipeline_kind
+from pipelines.loading import pipeline_kind
 from samplers import available, compile_plan, generators, standard_normal
 
 ROOT = Path(__file__).parents[1]

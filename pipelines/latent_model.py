@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from tqdm import tqdm
 
-from first_latent import FirstLatent
-from kdiffusion_terms import EpsilonPair, KDiffusionTerms
-from pipelines import default_device, default_dtype
+from pipelines.first_latent import FirstLatent
+from pipelines.kdiffusion_terms import EpsilonPair, KDiffusionTerms
+from pipelines.loading import default_device, default_dtype
 from samplers import (
     NoiseSchedule,
     Plan,
@@ -170,9 +170,9 @@ class LatentModel(FirstLatent, KDiffusionTerms):
         callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict; its "zt" replaces the
                      state and its last "z0t" the result
         """
-        for step in tqdm(
-            trajectory(model, zt, plan, sources), total=plan.nfe, desc=plan.name, leave=False
-        ):
+        steps = trajectory(model, zt, plan, sources)
+        # disable=None: no bar where stderr is a file
+        for step in tqdm(steps, plan.name, plan.nfe, leave=False, disable=None):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
                 seen = callback_fn(step.index, step.timestep, seen)

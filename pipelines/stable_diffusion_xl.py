@@ -1,4 +1,4 @@
-"""A loaded SDXL model with what CFGpp's solvers ask of it, and its distilled (Lightning) form."""
+"""A loaded SDXL model with what CFGpp's solvers ask of it, two text encoders and all."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from kdiffusion_terms import EpsilonPair
-from latent_model import LatentModel, listed, place, token_ids
-from pipelines import load_distilled, load_pipeline, load_vae
+from pipelines.kdiffusion_terms import EpsilonPair
+from pipelines.latent_model import LatentModel, listed, place, token_ids
+from pipelines.loading import load_pipeline, load_vae
+from pipelines.places import FP16_VAE
 from samplers.loop import Model
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
-FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"  # SDXL's own VAE overflows in float16
 Size = tuple[int, int]
 
 
@@ -38,7 +38,7 @@ class SDXL(LatentModel):
         vae_key: str | None = None,
     ):
         device, dtype = place(device, dtype)
-        vae = _other_vae(vae_key, model_key, dtype)
+        vae = other_vae(vae_key, model_key, dtype)
         pipe, found = load_pipeline(model_key, dtype, "sdxl", **vae)
         self._adopt(pipe, found, solver_config, device, dtype)
 
@@ -236,54 +236,7 @@ class SDXL(LatentModel):
         return (self.decode(zt) / 2 + 0.5).clamp(0, 1).cpu()
 
 
-class SDXLLightning(SDXL):
-    """SDXL with a distilled UNet: few steps, trailing timesteps, no guidance.
-
-    light_model_ckpt  what was distilled: a .safetensors file with a whole checkpoint or with the
-                      UNet's weights in the diffusers format, or a folder with a UNet or a pipeline
-    base_model_key    id or folder of the rest
-
-    A distilled network has no unconditional mode: only the conditional row is evaluated, so that
-    CFG++ and CFG samplers alike run on it alone. cfg_guidance must be 1.
-    """
-
-    def __init__(
-        self,
-        solver_config: Any,
-        base_model_key: str = BASE,
-        light_model_ckpt: str | Path = "ckpt/sdxl_lightning_4step_unet.safetensors",
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        vae_key: str | None = None,
-    ):
-        device, dtype = place(device, dtype)
-        vae = _other_vae(vae_key, base_model_key, dtype)
-        pipe = load_distilled(light_model_ckpt, base_model_key, dtype, **vae)
-        found = f"{light_model_ckpt} on {base_model_key}"
-        self._adopt(pipe, found, solver_config, device, dtype, spacing="trailing")
-
-    def predict_noise(
-        self,
-        zt: torch.Tensor,
-        t: torch.Tensor,
-        uc: torch.Tensor | None,
-        c: torch.Tensor | None,
-        added_cond_kwargs: dict[str, torch.Tensor],
-    ) -> EpsilonPair:
-        """Return the conditional prediction twice; see `SDXL.predict_noise`."""
-        return super().predict_noise(zt, t, None if c is not None else uc, c, added_cond_kwargs)
-
-    @torch.no_grad()
-    def sample(self, *args: Any, cfg_guidance: float = 1.0, **kwargs: Any) -> torch.Tensor:
-        """Return images as `SDXL.sample` does; cfg_guidance must be 1."""
-        if cfg_guidance != 1.0:
-            raise ValueError(
-                f"cfg_guidance is {cfg_guidance}; a distilled model takes no guidance, pass 1.0"
-            )
-        return super().sample(*args, cfg_guidance=cfg_guidance, **kwargs)
-
-
-def _other_vae(vae_key: str | None, model_key: str, dtype: torch.dtype) -> dict[str, Any]:
+def other_vae(vae_key: str | None, model_key: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return {"vae": …} where the pipeline's own is not to be used."""
     if vae_key is None and dtype == torch.float16 and not Path(model_key).is_dir():
         vae_key = FP16_VAE

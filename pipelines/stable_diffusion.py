@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from kdiffusion_terms import EpsilonPair
-from latent_model import LatentModel, listed, place, token_ids
-from pipelines import load_pipeline
+from pipelines.kdiffusion_terms import EpsilonPair
+from pipelines.latent_model import LatentModel, listed, place, token_ids
+from pipelines.loading import load_pipeline
 from samplers.loop import Model
 
 

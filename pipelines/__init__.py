@@ -1,0 +1,1 @@
+"""Loaded Stable Diffusion and SDXL pipelines behind CFGpp's vocabulary."""
