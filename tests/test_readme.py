@@ -42,7 +42,7 @@ def test_the_added_sampler_runs(monkeypatch):
 def test_the_examples_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     examples = [code for code in blocks() if "register(Recipe" not in code]
-    assert len(examples) == 2
+    assert len(examples) == 3
     for code in examples:
         names: dict = {}
         exec(code, names)
