@@ -8,8 +8,8 @@ from pathlib import Path
 from samplers.checkout import Vault, digest, replace
 
 PACKAGE = Path(__file__).resolve().parent
-TOOLS = ("checkout", "copies", "dropin", "inline", "inline_parts", "regions", "source_text",
-         "specialise", "written_out", "__main__")  # fmt: skip
+TOOLS = ("checkout", "copies", "dropin", "inline", "inline_check", "inline_parts", "regions",
+         "source_text", "specialise", "written_out", "__main__")  # fmt: skip
 
 
 def package_copies(folder: Path) -> dict[Path, bytes]:

@@ -8,20 +8,18 @@ every class is executed and compared with its compiled plan before it is returne
 
 from __future__ import annotations
 
-import math
 import textwrap
 from dataclasses import dataclass
-from types import SimpleNamespace
-
-import torch
 
 from samplers import compile as compiler
 from samplers import guidance
+from samplers.__main__ import stable_diffusion
 from samplers.compile import compile_plan
 from samplers.grids import GRIDS, trailing
-from samplers.guidance import LARGEST_LAMBDA, read_cfg_guidance
+from samplers.guidance import LARGEST_LAMBDA
+from samplers.inline_check import verify_region
 from samplers.inline_parts import Parts
-from samplers.plan import Plan, Row
+from samplers.plan import Plan
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
 from samplers.specialise import specialise
@@ -76,18 +74,12 @@ def inline_region(base: str, arm: str, verify: bool = True) -> str:
         raise ValueError(f"sampler {arm!r} is an inversion; a region draws images from noise")
     text = "\n".join([*_head(recipe, host), *_loop(recipe, host), "", *_rows(recipe, host)]) + "\n"
     if verify:
-        _verify(text, recipe, host)
+        verify_region(text, recipe, host.base)
     return text
 
 
 def _plan(recipe: Recipe, nfe: int = 12) -> Plan:
-    return compile_plan(recipe.name, _schedule(), nfe)
-
-
-def _schedule() -> NoiseSchedule:
-    from samplers.__main__ import stable_diffusion
-
-    return stable_diffusion()
+    return compile_plan(recipe.name, stable_diffusion(), nfe)
 
 
 def _head(recipe: Recipe, host: Host) -> list[str]:
@@ -217,54 +209,3 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
     for block in (parts.mathematics(), schedule, *parts.blocks, tail):
         lines += ["    " + line for line in block]
     return ["    " + line for line in lines]
-
-
-def _verify(text: str, recipe: Recipe, host: Host) -> None:
-    """Compare the class's coefficients with the compiled plan's; ValueError when they differ."""
-    names = {"torch": torch, "tqdm": iter, "register_solver": lambda name: lambda cls: cls}
-    names |= {host.base: type(host.base, (), {}), "SDXLLightning": type("Lightning", (), {})}
-    exec(compile(text, f"<{recipe.name}>", "exec"), names)
-    region, schedule = names["BaseDDIMCFGpp"](), _schedule()
-    table = torch.tensor([1.0, *schedule.alphas_cumprod], dtype=torch.float64)
-    region.scheduler = SimpleNamespace(alphas_cumprod=table)
-    for nfe in (1, 2, 5, 20):
-        for value in (0.6, 7.5):
-            strength = {"scale": value}
-            if recipe.guidance == "cfg++":
-                strength = read_cfg_guidance(value)
-            plan = compile_plan(recipe.name, schedule, nfe, **strength)
-            due = [_numbers(row, plan.rate) for row in plan]
-            made = [_flat(row) for row in region._rows(nfe, value)]
-            same = [
-                len(a) == len(b) and all(map(_close, a, b)) for a, b in zip(made, due, strict=False)
-            ]
-            if len(made) != nfe or not all(same):
-                raise ValueError(
-                    f"sampler {recipe.name!r} cannot be written as one class: at nfe {nfe} its "
-                    "coefficients differ from its plan's; use the mode that imports samplers"
-                )
-
-
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
-
-
-def _flat(row: tuple) -> list[float]:
-    """The numbers of a row of the class, in the order of `_numbers`."""
-    out: list[float] = []
-    for value in row:
-        if isinstance(value, float | int):
-            out.append(value)
-        elif value is not None:
-            out += [math.exp(-value.to), value.decay, *value.gains, value.noise]
-    return out
-
-
-def _numbers(row: Row, rate: bool) -> list[float]:
-    out = [row.sigma, row.carry.sigma, row.timestep, row.weight]
-    if not rate:
-        out.append(sum(row.carry.delta))
-    for update in (row.carry, row.probe):
-        if update is not None:
-            out += [update.sigma, update.state, *update.uncond, update.noise]
-    return out

@@ -77,6 +77,15 @@ def checkout(folder: Path) -> Path:
     return place
 
 
+def published(place: Path) -> set[str]:
+    """Return the regions of the fixtures, which stand for CFGpp's; a real one is known."""
+    from samplers.checkout import read_target
+    from samplers.regions import fingerprint
+
+    regions = [read_target(place / name).region for name in FILES]
+    return set() if REAL else {fingerprint(text)[:16] for text in regions}
+
+
 def git(place: Path, *args: str) -> str:
     return subprocess.run(
         ["git", "-C", str(place), *args], check=True, capture_output=True, text=True

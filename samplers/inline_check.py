@@ -1,0 +1,65 @@
+"""Execute a generated class and compare its coefficients with the compiled plan's."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import torch
+
+from samplers.__main__ import stable_diffusion
+from samplers.compile import compile_plan
+from samplers.guidance import read_cfg_guidance
+from samplers.plan import Row
+from samplers.registry import Recipe
+
+
+def verify_region(text: str, recipe: Recipe, base: str) -> None:
+    """Compare the class's coefficients with the compiled plan's; ValueError when they differ."""
+    names = {"torch": torch, "tqdm": iter, "register_solver": lambda name: lambda cls: cls}
+    names |= {base: type(base, (), {}), "SDXLLightning": type("Lightning", (), {})}
+    exec(compile(text, f"<{recipe.name}>", "exec"), names)
+    region, schedule = names["BaseDDIMCFGpp"](), stable_diffusion()
+    table = torch.tensor([1.0, *schedule.alphas_cumprod], dtype=torch.float64)
+    region.scheduler = SimpleNamespace(alphas_cumprod=table)
+    for nfe in (1, 2, 5, 20):
+        for value in (0.6, 7.5):
+            strength = {"scale": value}
+            if recipe.guidance == "cfg++":
+                strength = read_cfg_guidance(value)
+            plan = compile_plan(recipe.name, schedule, nfe, **strength)
+            due = [_numbers(row, plan.rate) for row in plan]
+            made = [_flat(row) for row in region._rows(nfe, value)]
+            same = [
+                len(a) == len(b) and all(map(_close, a, b)) for a, b in zip(made, due, strict=False)
+            ]
+            if len(made) != nfe or not all(same):
+                raise ValueError(
+                    f"sampler {recipe.name!r} cannot be written as one class: at nfe {nfe} its "
+                    "coefficients differ from its plan's; use the mode that imports samplers"
+                )
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _flat(row: tuple) -> list[float]:
+    """The numbers of a row of the class, in the order of `_numbers`."""
+    out: list[float] = []
+    for value in row:
+        if isinstance(value, float | int):
+            out.append(value)
+        elif value is not None:
+            out += [math.exp(-value.to), value.decay, *value.gains, value.noise]
+    return out
+
+
+def _numbers(row: Row, rate: bool) -> list[float]:
+    out = [row.sigma, row.carry.sigma, row.timestep, row.weight]
+    if not rate:
+        out.append(sum(row.carry.delta))
+    for update in (row.carry, row.probe):
+        if update is not None:
+            out += [update.sigma, update.state, *update.uncond, update.noise]
+    return out
