@@ -94,13 +94,15 @@ class BaseDDIMCFGpp(SDXL):
         """Return the final latents; cfg_guidance is λ_cfg up to 2, above that ω in CFG units."""
         from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, trajectory
 
-        uc, c = null_prompt_embeds, prompt_embeds
+        # a distilled model knows no null prompt, and its own timesteps alone
+        distilled = isinstance(self, SDXLLightning)
+        uc, c = None if distilled else null_prompt_embeds, prompt_embeds
         size = (1, 4, *(n // self.vae_scale_factor for n in shape))
         zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs).detach()
 
         nfe = len(self.scheduler.timesteps)
         schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        grid = "trailing" if isinstance(self, SDXLLightning) else "karras"
+        grid = "trailing" if distilled else "karras"
         strength = read_cfg_guidance(cfg_guidance)
         plan = compile_plan("exp2m_cfg++", schedule, nfe, grid=grid, **strength)
 

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 import samplers
 from samplers import generators, standard_normal
-from samplers.checkout import Target, find_files, read_target
+from samplers.dropin.checkout import Target, find_files, read_target
+from samplers.dropin.regions import CLASS, FILES
 from samplers.guidance import mean_bell
 from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
-from samplers.regions import CLASS, FILES
 
 UNITS = ("lambda", "omega")
 

@@ -79,8 +79,8 @@ def checkout(folder: Path) -> Path:
 
 def published(place: Path) -> set[str]:
     """Return the regions of the fixtures, which stand for CFGpp's; a real one is known."""
-    from samplers.checkout import read_target
-    from samplers.regions import fingerprint
+    from samplers.dropin.checkout import read_target
+    from samplers.dropin.regions import fingerprint
 
     regions = [read_target(place / name).region for name in FILES]
     return set() if REAL else {fingerprint(text)[:16] for text in regions}

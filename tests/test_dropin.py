@@ -14,7 +14,8 @@ import cfgpp_double as cfgpp
 import pytest
 import torch
 
-from samplers import available, dropin
+from samplers import available
+from samplers.dropin import patch
 
 MODES = pytest.mark.parametrize("inline", [False, True], ids=["shared", "inline"])
 FILES = pytest.mark.parametrize("name", cfgpp.FILES)
@@ -23,7 +24,7 @@ FILES = pytest.mark.parametrize("name", cfgpp.FILES)
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     place = cfgpp.checkout(tmp_path)
-    monkeypatch.setattr(dropin, "PUBLISHED", dropin.PUBLISHED | cfgpp.published(place))
+    monkeypatch.setattr(patch, "PUBLISHED", patch.PUBLISHED | cfgpp.published(place))
     return place
 
 
@@ -37,7 +38,7 @@ def solver(checkout, name, steps=20, **kwargs):
 @FILES
 def test_latents_equal_those_of_our_own_file(checkout, name, inline):
     """Float32, 1e-5 of the largest latent (2 to 20 here): only the order of sums differs."""
-    dropin.write(checkout, inline=inline)
+    patch.write(checkout, inline=inline)
     for steps in (5, 10, 20, 50):
         patched, own = solver(checkout, name, steps), cfgpp.ours(name, steps)
         for cfg_guidance in (0.2, 0.6, 1.5, 7.5):
@@ -52,7 +53,7 @@ def test_latents_equal_those_of_our_own_file(checkout, name, inline):
 @MODES
 @FILES
 def test_callbacks_see_and_replace_the_state_as_at_home(checkout, name, inline):
-    dropin.write(checkout, inline=inline)
+    patch.write(checkout, inline=inline)
 
     def halve(step, t, state):
         assert callable(state["decode"])
@@ -66,7 +67,7 @@ def test_callbacks_see_and_replace_the_state_as_at_home(checkout, name, inline):
 @MODES
 @FILES
 def test_half_precision_under_autocast_is_finite(checkout, name, inline):
-    dropin.write(checkout, inline=inline)
+    patch.write(checkout, inline=inline)
     patched = solver(checkout, name, 10, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = cfgpp.latents(patched, 7.5)
@@ -80,7 +81,7 @@ def test_every_arm_runs_in_both_modes_with_the_same_latents(checkout, name, arm)
     """Stochastic arms too: torch's global seed decides."""
     found = []
     for inline in (False, True):
-        dropin.write(checkout, arm=arm, inline=inline)
+        patch.write(checkout, arm=arm, inline=inline)
         patched = solver(checkout, name, 8)
         found.append(cfgpp.latents(patched, 0.8))
         assert patched.unet.calls == 8
@@ -90,7 +91,7 @@ def test_every_arm_runs_in_both_modes_with_the_same_latents(checkout, name, arm)
 
 def test_a_distilled_subclass_runs_without_guidance(checkout):
     """CFGpp's Lightning classes derive from the SDXL class; guidance would burn their images."""
-    dropin.write(checkout, inline=True)
+    patch.write(checkout, inline=True)
     module = cfgpp.load(checkout / "latent_sdxl.py")
     light = module.BaseDDIMCFGppLight.__new__(module.BaseDDIMCFGppLight)
     cfgpp.set_up(light, SimpleNamespace(num_sampling=4))
@@ -100,7 +101,7 @@ def test_a_distilled_subclass_runs_without_guidance(checkout):
 
 
 def test_shared_mode_runs_with_the_copied_package_alone(checkout, tmp_path):
-    dropin.write(checkout)
+    patch.write(checkout)
     code = (
         "import sys, samplers, latent_diffusion; sys.path.insert(0, sys.argv[1])\n"
         "import torch, cfgpp_double as d; from types import SimpleNamespace as S\n"
@@ -126,7 +127,7 @@ def test_inline_adds_no_file_and_no_import(checkout):
         ]
 
     before = {name: imports(name) for name in cfgpp.FILES}
-    dropin.write(checkout, inline=True)
+    patch.write(checkout, inline=True)
     assert {name: imports(name) for name in cfgpp.FILES} == before
     assert sorted(cfgpp.git(checkout, "status", "--short").split()) == sorted(
         ["M", *cfgpp.FILES, "M"]

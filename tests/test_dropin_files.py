@@ -10,9 +10,10 @@ import shutil
 import cfgpp_double as cfgpp
 import pytest
 
-from samplers import dropin
-from samplers.checkout import read_target
-from samplers.regions import region_text
+from samplers.dropin import __main__ as command
+from samplers.dropin import patch
+from samplers.dropin.checkout import Target, read_target
+from samplers.dropin.regions import region_text
 
 MODES = pytest.mark.parametrize("inline", [False, True], ids=["shared", "inline"])
 
@@ -20,12 +21,12 @@ MODES = pytest.mark.parametrize("inline", [False, True], ids=["shared", "inline"
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     place = cfgpp.checkout(tmp_path)
-    monkeypatch.setattr(dropin, "PUBLISHED", dropin.PUBLISHED | cfgpp.published(place))
+    monkeypatch.setattr(patch, "PUBLISHED", patch.PUBLISHED | cfgpp.published(place))
     return place
 
 
 def run(*args) -> int:
-    return dropin.main([str(a) for a in args])
+    return command.main([str(a) for a in args])
 
 
 @MODES
@@ -38,7 +39,7 @@ def test_write_check_and_revert(checkout, inline, capsys):
     for path, data in before.items():
         target = read_target(path)
         assert target.region == region_text(target.base, inline=inline)
-        old = dropin.Target(path, data, "", 0, 0, 0)  # all but the region is as it was
+        old = Target(path, data, "", 0, 0, 0)  # all but the region is as it was
         assert old.data.startswith(target.data[: target.start])
         assert old.data.endswith(target.data[target.end :])
     installed = {path: path.stat().st_mtime_ns for path in before}

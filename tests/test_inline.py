@@ -13,11 +13,12 @@ from math import expm1, inf
 import pytest
 import torch
 
-from samplers import NoiseSchedule, available, compile_plan, exponential, inline, written_out
+from samplers import NoiseSchedule, available, compile_plan, exponential
+from samplers.dropin import inline, written_out
+from samplers.dropin.specialise import specialise
 from samplers.registry import Recipe, exp2m, register
 from samplers.solvers import Stage, _first_order
 from samplers.solvers import exponential as solve
-from samplers.specialise import specialise
 
 ARMS = [recipe.name for recipe in available()]
 ALLOWED = {"torch", "tqdm", "register_solver", "StableDiffusion", "SDXL", "SDXLLightning", "self"}

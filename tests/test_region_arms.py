@@ -13,7 +13,8 @@ from eval.__main__ import main
 from eval.arms import parse_arms
 from eval.models import find, load
 from eval.region import load_region
-from samplers import compile_plan, dropin
+from samplers import compile_plan
+from samplers.dropin import patch
 from samplers.guidance import mean_bell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,7 @@ def test_our_region_draws_what_the_named_sampler_draws(sd, region):
 def test_what_the_dropin_writes_can_be_evaluated(sd, tmp_path, arm, units, inline):
     path = tmp_path / "latent_diffusion.py"
     path.write_bytes(FIXTURE.read_bytes())
-    dropin.write(path, arm, inline, copy=False, force=True)
+    patch.write(path, arm, inline, copy=False, force=True)
     there = load_region(sd, str(path), 4, omega=3.0, scale=None, units=units)
     plan = compile_plan(arm, sd.schedule, 4, omega=3.0)
     due = sd.generate(plan, PROMPTS, [3, 4])
@@ -76,7 +77,7 @@ def test_cfgpps_first_order_class_runs_as_it_is(sd):
 def test_noise_of_a_stochastic_region_follows_from_the_seeds(sd, tmp_path):
     path = tmp_path / "latent_diffusion.py"
     path.write_bytes(FIXTURE.read_bytes())
-    dropin.write(path, "euler_a", inline=True, force=True)
+    patch.write(path, "euler_a", inline=True, force=True)
     arm = load_region(sd, str(path), 4, omega=2.0, scale=None, units="omega")
     first = arm.draw(PROMPTS, [1, 2])[1]
     torch.rand(5)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samplers.regions import CLASS, FILES, fingerprint
+from samplers.dropin.regions import CLASS, FILES, fingerprint
 
 
 @dataclass(frozen=True)

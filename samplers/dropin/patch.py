@@ -1,25 +1,12 @@
-"""Put our two classes into a CFGpp checkout, and take them out again.
-
-    python -m samplers.dropin path/to/CFGpp                        # show the change
-    python -m samplers.dropin path/to/CFGpp --write                # make it; copies samplers/ too
-    python -m samplers.dropin path/to/CFGpp --write --inline       # no new file, no new import
-    python -m samplers.dropin path/to/CFGpp --write --arm dpm2m    # a baseline in the same place
-    python -m samplers.dropin path/to/CFGpp --revert               # byte for byte as before
-
-The path is a checkout or one of its files. Exactly class BaseDDIMCFGpp is replaced, found by
-parsing. A class that is neither CFGpp's nor one of ours is left alone without --force.
-Exit codes: 0 done, 1 from --check when another text is installed, 2 for input that cannot be used.
-"""
+"""Install regions in a checkout, and restore what stood there; nothing is lost on the way."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from samplers.checkout import (
+from samplers.dropin.checkout import (
     Target,
     Vault,
     digest,
@@ -29,8 +16,8 @@ from samplers.checkout import (
     require_writable,
     set_aside,
 )
-from samplers.copies import package_copies, place_copy, remove_copies
-from samplers.regions import DEFAULT, FILES, OURS, fingerprint, name_of, region_text
+from samplers.dropin.copies import package_copies, place_copy, remove_copies
+from samplers.dropin.regions import DEFAULT, FILES, OURS, fingerprint, name_of, region_text
 
 # The class in all published versions of CFGpp's two files, as `regions.fingerprint` sees it.
 PUBLISHED = {
@@ -170,46 +157,3 @@ def check(path: Path, arm: str = DEFAULT, inline: bool = False) -> Iterator[tupl
         else:
             there = status(target, Vault(target.path.parent)) or "a class that is neither's"
             yield False, f"{target.path}, line {target.line}: {there}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m samplers.dropin",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("path", type=Path, help="a CFGpp checkout, or one of its two files")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--diff", action="store_true", help="show the change (default)")
-    action.add_argument("--write", action="store_true", help="make it, keeping what stood there")
-    action.add_argument("--check", action="store_true", help="say what is installed")
-    action.add_argument("--revert", action="store_true", help="restore what stood there before")
-    parser.add_argument("--inline", action="store_true", help="one self-contained class per file")
-    parser.add_argument("--arm", default=DEFAULT, help=f"any sampler's name (default {DEFAULT})")
-    parser.add_argument(
-        "--installed", action="store_true", help="import the installed samplers; copy nothing"
-    )
-    parser.add_argument("--force", action="store_true", help="replace edited text, keeping a copy")
-    args = parser.parse_args(argv)
-    try:
-        if args.write:
-            options = {"inline": args.inline, "copy": not args.installed, "force": args.force}
-            print(*write(args.path, args.arm, **options), sep="\n")
-        elif args.revert:
-            print(*revert(args.path, args.force), sep="\n")
-        elif args.check:
-            found = list(check(args.path, args.arm, args.inline))
-            print(*(line for _, line in found), sep="\n")
-            return 0 if all(same for same, _ in found) else 1
-        else:
-            targets = [read_target(file) for file in find_files(args.path)]
-            for target in targets:
-                print(diff(target, region_text(target.base, args.arm, args.inline)), end="")
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 
-from samplers import exponential, solvers, written_out
+from samplers import exponential, solvers
+from samplers.dropin import written_out
+from samplers.dropin.specialise import specialise
 from samplers.registry import Recipe
 from samplers.schedule import NoiseSchedule
-from samplers.specialise import specialise
 
 RECORDS = ("Move", "Stage")
 STANDARD = {  # what Python's standard library would give; CFGpp's files do not import it

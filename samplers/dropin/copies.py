@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from samplers.checkout import Vault, digest, replace
+from samplers.dropin.checkout import Vault, digest, replace
 
-PACKAGE = Path(__file__).resolve().parent
-TOOLS = ("checkout", "copies", "dropin", "inline", "inline_check", "inline_parts", "regions",
-         "source_text", "specialise", "written_out", "__main__")  # fmt: skip
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def package_copies(folder: Path) -> dict[Path, bytes]:
     """Return what a shared region imports: the files of `samplers/`, without these tools."""
-    files = [f for f in sorted(PACKAGE.glob("*.py")) if f.stem not in TOOLS]
+    files = [f for f in sorted(PACKAGE.glob("*.py")) if f.stem != "__main__"]
     return {folder / "samplers" / f.name: f.read_bytes() for f in files}
 
 

@@ -1,7 +1,7 @@
 """The text of a benchmark region, class `BaseDDIMCFGpp` with its decorator, for CFGpp's two files.
 
 Shared regions are this project's own class, between the markers of its model files, and import
-`samplers`; inline ones stand alone (`samplers.inline`). Either runs any registered sampler.
+`samplers`; inline ones stand alone (`samplers.dropin.inline`). Either runs any registered sampler.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from samplers.registry import Recipe, available, find
 
 CLASS, DEFAULT = "BaseDDIMCFGpp", "exp2m_cfg++"
 FILES = {"StableDiffusion": "latent_diffusion.py", "SDXL": "latent_sdxl.py"}  # by base class
-OURS = Path(__file__).resolve().parents[1]
+OURS = Path(__file__).resolve().parents[2]
 _MARKED = re.compile(r"^# >>> benchmark region\n(.*?)\n*^# <<< benchmark region", re.S | re.M)
 
 
@@ -29,7 +29,7 @@ def region_text(base: str, arm: str = DEFAULT, inline: bool = False, verify: boo
     if recipe.inverts:
         raise ValueError(f"sampler {arm!r} is an inversion; a region draws images from noise")
     if inline:
-        from samplers.inline import inline_region
+        from samplers.dropin.inline import inline_region
 
         return inline_region(base, arm, verify)
     text = _own_region(base)
@@ -41,7 +41,7 @@ def _own_region(base: str) -> str:
     found = _MARKED.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     if not found:
         raise ValueError(
-            f"no {path.name} of this project beside {Path(__file__).parent.name}/; run this from a "
+            f"no {path.name} of this project beside samplers/; run this from a "
             "complete checkout or installation, or pass --inline"
         )
     return found[1].rstrip("\n") + "\n"

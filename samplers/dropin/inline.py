@@ -15,14 +15,14 @@ from samplers import compile as compiler
 from samplers import guidance
 from samplers.__main__ import stable_diffusion
 from samplers.compile import compile_plan
+from samplers.dropin.inline_check import verify_region
+from samplers.dropin.inline_parts import Parts
+from samplers.dropin.specialise import specialise
 from samplers.grids import GRIDS, trailing
 from samplers.guidance import LARGEST_LAMBDA
-from samplers.inline_check import verify_region
-from samplers.inline_parts import Parts
 from samplers.plan import Plan
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
-from samplers.specialise import specialise
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Specialise the source of a pure function: known arguments folded in, checks and docs dropped.
 
-`samplers.inline` builds a self-contained class from this package's own functions with it. Lines
+`samplers.dropin.inline` builds a self-contained class from this package's functions with it. Lines
 that do not change keep their text, comments included. The rules know scalars only: constant
 arithmetic, 0·x = 0 and 1·x = x (a folded 0 never meets an infinity: such steps branch off before),
 branches with a known condition, locals that are assigned one constant.
@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from samplers.dropin.source_text import emit, header
 from samplers.errors import finite, pair, whole
-from samplers.source_text import emit, header
 
 EVALUATED = (whole, finite, pair, math.exp, math.expm1, math.log, math.sqrt)
 SCALARS = (bool, int, float, str, type(None))

@@ -1,0 +1,1 @@
+"""Our two classes inside a CFGpp checkout: `python -m samplers.dropin`; docs/dropin.md."""
