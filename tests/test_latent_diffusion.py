@@ -59,6 +59,16 @@ def test_ddim_equals_the_stock_pipeline(load, pipe):
     torch.testing.assert_close(ours, stock_image(pipe, True), atol=2e-4, rtol=0)
 
 
+def test_ddim_equals_the_stock_pipeline_on_a_v_prediction_model():
+    standin = str(ROOT / "standins" / "sd20")
+    config = {"num_sampling": 10}
+    solver = get_solver("ddim", solver_config=config, model_key=standin, device="cpu")
+    assert solver.card()["prediction_type"] == "v_prediction"
+    stock = StableDiffusionPipeline.from_pretrained(standin, dtype=torch.float32)
+    ours = solver.sample(cfg_guidance=3.0, prompt=["", PROMPT], seeds=7)
+    torch.testing.assert_close(ours, stock_image(stock, True), atol=2e-4, rtol=0)
+
+
 def test_divergence_stock_ddim_stops_at_the_first_training_level(load, pipe):
     """With SD's set_alpha_to_one=False, diffusers ends at ᾱ_0 (σ = 0.029); ours ends at σ = 0."""
     sd = load("ddim", 10)
