@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from eval.summary import summary
+from eval.summary import side_by_side
+from eval.tables import full_text
 from samplers import compile_plan
 from samplers.__main__ import stable_diffusion, table
 from samplers.registry import _RECIPES
@@ -24,9 +25,15 @@ def test_the_sampler_table_is_the_registry():
 
 
 def test_the_results_are_the_committed_ones():
-    results = json.loads((ROOT / "docs/results/standin-sd15/results.json").read_text())
-    assert summary(results) in README
-    assert results["stamp"] in (ROOT / "docs/results/standin-sd15/README.md").read_text()
+    models = {}
+    for name in ("standin-sd15", "standin-sd20", "standin-sdxl"):
+        folder = ROOT / "docs/results" / name
+        models[name] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        assert models[name]["model"] == name
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert models[name]["stamp"] in text
+        assert full_text(models[name], {}).splitlines()[-1] in text
+    assert side_by_side(models) in README
 
 
 def test_the_added_sampler_runs(monkeypatch):
