@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from eval.summary import side_by_side
+from eval.summary import side_by_side, summary
 from eval.tables import full_text
 from samplers import compile_plan
 from samplers.__main__ import stable_diffusion, table
@@ -32,6 +32,7 @@ def test_the_results_are_the_committed_ones():
         assert models[name]["model"] == name
         text = (folder / "README.md").read_text(encoding="utf-8")
         assert models[name]["stamp"] in text
+        assert summary(models[name]) in text
         assert full_text(models[name], {}).splitlines()[-1] in text
     assert side_by_side(models) in README
 
