@@ -147,6 +147,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def _without_places(words: list[str]) -> list[str]:
+    """Drop the options that only say where files lie, which differs between machines."""
+    pairs = zip(words, ["", *words], strict=False)
+    return [w for w, before in pairs if not {w, before} & {"--keep", "--out"}]
+
+
 def main() -> None:
     args = parse_args()
     drawn, pixels, captions = zip(
@@ -185,7 +191,7 @@ def main() -> None:
     )
     result = {
         "note": "numbers of a stand-in, not of Stable Diffusion",
-        "command": "python -m standins.evaluate " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m standins.evaluate", *_without_places(sys.argv[1:])]),
         "settings": {
             "sampler": args.sampler,
             "nfe": args.nfe,

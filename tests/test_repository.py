@@ -139,7 +139,8 @@ def test_completing_an_environment_keeps_what_is_good_enough(present, expected, 
 
 def test_declared_packages_exist():
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert all((ROOT / name / "__init__.py").is_file() for name in tools["packages"])
+    folders = [ROOT / name.replace(".", "/") for name in tools["packages"]]
+    assert all((folder / "__init__.py").is_file() for folder in folders)
     assert all((ROOT / f"{name}.py").is_file() for name in tools["py-modules"])
 
 
