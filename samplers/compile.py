@@ -85,12 +85,19 @@ def _check_options(recipe: Recipe, options: dict) -> None:
             )
     if finite("eta", options.get("eta", 0)) < 0:
         raise ValueError(f"eta is {options['eta']}; it must be 0 (deterministic) or more")
+    if not 0 <= finite("history", options.get("history", 1)) <= 1:
+        raise ValueError(f"history is {options['history']}; it must be from 0 to 1")
     if "window" in options:
         options["window"] = pair("window", options["window"])
 
 
 def _order(recipe: Recipe, options: dict) -> int:
-    """The declared order, as the options change it; a corrector adds one, up to 3."""
+    """The declared order, as the options change it; a corrector adds one, up to 3.
+
+    With part of its history alone, a noisy step is of order 1.
+    """
+    if options.get("eta") and options.get("history", 1) != 1:
+        return 1
     return min(3, int(options.get("order", recipe.order)) + bool(options.get("corrector")))
 
 

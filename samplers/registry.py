@@ -76,11 +76,12 @@ def exp2m(
     eta: float = 0.0,
     window: tuple[float, float] = (0.0, inf),
     corrector: bool = False,
+    history: float = 1.0,
 ) -> Iterator[Stage]:
     """The exponential multistep family as one solver: `exponential`, or `corrected` on request."""
     order = whole("order", order, 1, 3)
     if not corrector:
-        return solvers.exponential(lam, order, eta, window)
+        return solvers.exponential(lam, order, eta, window, history)
     if eta:
         raise ValueError(f"eta={eta} with corrector=True: the corrector is for eta=0 only")
     return solvers.corrected(lam, order)

@@ -178,11 +178,16 @@ def exponential(
     order: int = 2,
     eta: float = 0.0,
     window: tuple[float, float] = (0.0, inf),
+    history: float = 1.0,
 ) -> Iterator[Stage]:
     """Exponential Adams–Bashforth with exact weights: D is a polynomial through the last values.
 
     dx/dλ = (1 + η)(D − x) plus noise σ'·√(1 − e^{−2ηh}); η acts on steps that start inside the σ
     window. Order 2 is RES-2M (Zhang et al. 2023, arXiv:2308.02157), after one first-order step.
+
+    history  how much of the extrapolation noisy steps take: 1 all of it, 0 none. Along the exact
+             reverse SDE (η = 1) D = E[x0 | x] is a martingale, whose past says nothing of its
+             future beyond its present value; only guidance and coarse steps leave a trend.
     """
     restarts = order > 2 and not eta and len(lam) > 2 and not isinf(lam[2])
     if restarts:
@@ -195,6 +200,9 @@ def exponential(
         noisy = eta if window[0] <= exp(-start) <= window[1] else 0.0
         nodes = [lam[i - j] for j in range(min(order, i + 1))]
         gains = tuple(weights(nodes, start, end, 1 + noisy))
+        if noisy and history != 1:
+            (present,) = weights(nodes[:1], start, end, 1 + noisy)
+            gains = (present + history * (gains[0] - present), *(history * g for g in gains[1:]))
         h = end - start
         noise = exp(-end) * sqrt(-expm1(-2 * noisy * h))
         yield Stage(start, Move(end, exp(-h * (1 + noisy)), gains, noise))

@@ -53,7 +53,7 @@ def test_inversions_are_no_samplers():
 
 def test_our_sampler_takes_the_documented_options():
     recipe = next(r for r in available() if r.name == "exp2m_cfg++")
-    assert recipe.options == ("order", "eta", "window", "corrector")
+    assert recipe.options == ("order", "eta", "window", "corrector", "history")
 
 
 def test_a_new_sampler_is_one_line(schedule, monkeypatch):

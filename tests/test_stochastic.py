@@ -124,3 +124,26 @@ def test_too_few_generators_are_refused(schedule):
     plan = compile_plan("euler_a", schedule, 4)
     with pytest.raises(ValueError, match="1 generators for a batch of 2; pass one per image"):
         sample(lambda z, t: (z, z), torch.zeros(2, 4, 2, 2), plan, generators([1]))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_history_goes_from_first_order_to_the_whole_extrapolation(order, schedule):
+    """It blends the weights linearly, on noisy steps alone."""
+    options = {"eta": 1.0, "window": (0.5, 20.0)}
+    plans = [
+        compile_plan("exp2m_cfg++", schedule, 12, 0.5, order=order, history=history, **options)
+        for history in (0.0, 0.25, 1.0)
+    ]
+    whole = compile_plan("exp2m_cfg++", schedule, 12, 0.5, order=order, **options)
+    assert plans[2].rows == whole.rows
+    assert [plan.order for plan in plans] == [1, 1, order]
+    for first, part, full in zip(*plans, strict=True):
+        if first.carry.noise:
+            assert not any(first.carry.uncond[1:])
+        for a, b, c in zip(first.carry.uncond, part.carry.uncond, full.carry.uncond, strict=True):
+            assert b == pytest.approx(0.75 * a + 0.25 * c, abs=1e-12)
+
+
+def test_history_must_be_a_share(schedule):
+    with pytest.raises(ValueError, match=r"history is 1\.5; it must be from 0 to 1"):
+        compile_plan("exp2m_cfg++", schedule, 12, eta=1.0, history=1.5)
