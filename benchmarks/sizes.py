@@ -6,7 +6,8 @@
 The networks are built from their published configurations on the "meta" device, which knows shapes
 and no numbers. FLOPs are PyTorch's own count of one guided evaluation (both rows). Peak memory is
 the weights plus the most bytes alive at once in float16, as tensors are freed; a real allocator
-and its kernels' workspaces come on top. These are counts, not measurements of a GPU.
+and its kernels' workspaces come on top. Seconds are the FLOPs over --rate, what a GPU is assumed to
+sustain. These are counts, not measurements of a GPU.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", default="1,8", help="images, with commas")
+    parser.add_argument("--rate", type=float, default=100.0, help="TFLOP/s sustained (default 100)")
     parser.add_argument("--markdown", action="store_true", help="print a page for the docs")
     args = parser.parse_args()
     if args.markdown:
@@ -157,7 +159,8 @@ def main() -> None:
         print("on shapes alone, without weights or a GPU: arithmetic, not a measurement.\n")
     head = (
         "model", "images", "UNet, G", "all, G", "weights, GiB", "TFLOP per evaluation",
-        "TFLOP for NFE 20 + decode", "UNet alive, GiB", "VAE alive, GiB",
+        "TFLOP for NFE 20 + decode", f"s at {args.rate:g} TFLOP/s",
+        "UNet alive, GiB", "VAE alive, GiB",
     )  # fmt: skip
     print("| " + " | ".join(head) + " |\n|---" + "|--:" * (len(head) - 1) + "|")
     for name in UNETS:
@@ -165,7 +168,8 @@ def main() -> None:
             c = count(name, batch)
             print(
                 f"| {name} | {batch} | {c['unet']:.3f} | {c['all']:.2f} | {c['weights']:.1f} | "
-                f"{c['step']:.2f} | {c['twenty']:.0f} | {c['unet_live']:.2f} | "
+                f"{c['step']:.2f} | {c['twenty']:.0f} | "
+                f"{c['twenty'] / args.rate:.2f} | {c['unet_live']:.2f} | "
                 f"{c['vae_live']:.2f} |"
             )
 

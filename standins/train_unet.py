@@ -1,8 +1,8 @@
 """Train a stand-in: text-to-image latent diffusion in the classes of SD 1.5, SD 2.0 or SDXL.
 
     python -m standins.train_unet sd15 --steps 10500 --workers 2
-    python -m standins.train_unet sd20 --start build/sd15 --steps 3600 --workers 2
-    python -m standins.train_unet sdxl --steps 10500 --workers 2
+    python -m standins.train_unet sd20 --start build/sd15 --steps 3800 --rate 8e-4 --workers 2
+    python -m standins.train_unet sdxl --steps 9000 --workers 2
     python -m standins.train_unet sdxl --export standins/sdxl
 
 SD's scaled-linear schedule, 8×8×4 latents, small CLIP text encoders trained along with the UNet,
@@ -157,7 +157,10 @@ def train(rank: int, args: argparse.Namespace) -> None:
         held_out = Pool(vae, tokens, args.device, model.views, size=256).fill(0, "val")
     saved, filled = time.monotonic(), None
 
+    parent = os.getppid()
     while step < args.steps:
+        if args.workers > 1 and os.getppid() != parent:
+            raise SystemExit("the main process is gone; a worker alone would spoil the checkpoint")
         if filled != step // per_pool:
             filled = step // per_pool
             pool.fill((filled * args.workers + rank) * pool.size)
