@@ -15,6 +15,8 @@ image: a rule that wins here is a candidate, no more.
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +26,8 @@ import torch
 from eval.arms import Arm, parse_arms
 from eval.metrics import Statistics, frechet
 from eval.tables import number
-from samplers import NoiseSchedule, Plan, available, compile_plan, generators, sample
-from samplers.loop import Model
+from samplers import NoiseSchedule, Plan, available, compile_plan, generators, trajectory
+from samplers.loop import Model, Step
 from samplers.schedule import alpha_of
 
 T = 1000
@@ -138,13 +140,21 @@ class Bed:
         mix = torch.randn(self.dimensions, self.dimensions, generator=g) / self.dimensions**0.5
         return Statistics.of(torch.cat([x, torch.tanh(3 * x @ mix)], 1).double().numpy())
 
-    def run(self, plan: Plan, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def steps(self, plan: Plan, images: int, seed: int = 0) -> Iterator[Step]:
         """Sample classes in turn; the same seed starts every plan from the same noise."""
         g = torch.Generator().manual_seed(10_000 + seed)
-        classes = torch.arange(images) % self.classes
         z = torch.randn(images, self.dimensions, 1, 1, generator=g)
         sources = generators(range(seed, seed + images)) if plan.stochastic else None
-        return sample(self.model(classes, plan), z, plan, sources).flatten(1), classes
+        return trajectory(self.model(self.assigned(images), plan), z, plan, sources)
+
+    def assigned(self, images: int) -> torch.Tensor:
+        """The class of each image, (n,)."""
+        return torch.arange(images) % self.classes
+
+    def run(self, plan: Plan, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final states (n, d) and classes (n,)."""
+        (last,) = deque(self.steps(plan, images, seed), maxlen=1)
+        return last.latent.flatten(1), self.assigned(images)
 
     def score(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[float, float]:
         """Return (Fréchet distance, mean log p(class | x)) of samples against the truth."""

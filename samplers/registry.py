@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from samplers import inversion, solvers
+from samplers import correctors, inversion, solvers
 from samplers.errors import choose, whole
 from samplers.solvers import Stage
 
@@ -84,7 +84,7 @@ def exp2m(
         return solvers.exponential(lam, order, eta, window, history)
     if eta:
         raise ValueError(f"eta={eta} with corrector=True: the corrector is for eta=0 only")
-    return solvers.corrected(lam, order)
+    return correctors.corrected(lam, order)
 
 
 def _sde_3m(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
@@ -132,6 +132,8 @@ def _register_all() -> None:
         # other textbook methods
         Recipe("dpm3m", solvers.dpmpp_3m, "karras", "constant", 2, "k-diffusion 3M", 7.5),
         Recipe("res_2m", exp2m, "karras", "constant", 2, "RES arXiv:2308.02157", 7.5),
+        Recipe("res_2m_cfg++", solvers.res_2m_shifted, "karras", "kick", 2, "ComfyUI", 0.6),
+        Recipe("unipc", correctors.unipc, "karras", "constant", 3, "UniPC arXiv:2302.04867", 7.5),
         Recipe("exp3m", _third, "karras", "constant", 3, "exact weights, docs/method.md", 7.5),
         # the original's names with the original's rules
         Recipe("euler", e, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),

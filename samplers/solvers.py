@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, expm1, inf, isinf, log, sqrt
 
 from samplers.exponential import weights
@@ -208,28 +208,14 @@ def exponential(
         yield Stage(start, Move(end, exp(-h * (1 + noisy)), gains, noise))
 
 
-def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
-    """Exponential predictor with a free corrector, as UniPC does (arXiv:2302.04867), exact weights.
+def res_2m_shifted(lam: Sequence[float]) -> Iterator[Stage]:
+    """RES-2M on D_u as ComfyUI guides it: λ_cfg·Δ is added *before* the step, which shrinks it.
 
-    The carry waits one level behind; each evaluation at the predicted state first corrects it with
-    `order` + 1 nodes, the new value among them, then predicts the next with `order`. Order + 1 in
-    all, but 3 at most, which is what the first, two-node correction leaves. The last prediction
-    folds into the carry.
+    `res_multistep_cfg_pp` (ComfyUI): the kick arrives with the decay e^{−h} of the state; its first
+    and last step are plain CFG++ ones. Of order 2 on D_u alone.
     """
-    n = len(lam) - 1
-    for i, (at, end) in enumerate(itertools.pairwise(lam)):
-        nodes = [lam[i - j] for j in range(min(order, i + 1))]
-        predict = Move(end, exp(at - end), tuple(weights(nodes, at, end)))
-        correct = _stay(at)
-        if i:
-            before = lam[i - 1]
-            past = [lam[i - j] for j in range(min(order + 1, i + 1))]
-            correct = Move(at, exp(before - at), tuple(weights(past, before, at)))
-        if i < n - 1:
-            yield Stage(at, correct, predict)
-            continue
-        size = max(len(correct.gains), len(predict.gains))
-        carried = [*correct.gains, *[0.0] * size][:size]
-        ahead = [*predict.gains, *[0.0] * size][:size]
-        gains = tuple(predict.decay * c + p for c, p in zip(carried, ahead, strict=True))
-        yield Stage(at, Move(end, correct.decay * predict.decay, gains))
+    for i, stage in enumerate(exponential(lam)):
+        move = stage.carry
+        if i and not isinf(move.to):
+            move = replace(move, kicks=(move.decay, 0.0))
+        yield replace(stage, carry=move)

@@ -1,8 +1,8 @@
 """Write the stand-in's prompt files: captions of held-out scenes, balanced over what they name.
 
-    python -m standins.make_prompts            # rewrites prompts/scenes100.txt, scenes_dev40.txt
+    python -m standins.make_prompts            # rewrites prompts/scenes*.txt
 
-Both files are functions of split "prompts" of the renderer; they use different scenes and share no
+The files are functions of split "prompts" of the renderer; they use different scenes and share no
 caption. Every block of 20 lines has the same mix, so `--limit 20` is a fair sample of a file.
 """
 
@@ -21,7 +21,12 @@ FOLDER = Path(__file__).resolve().parents[1] / "prompts"
 # A block of 20: (objects, names a pair that training never showed) → lines; 9 + 9 + 2 by objects.
 BLOCK = {(1, True): 3, (1, False): 6, (2, True): 2, (2, False): 7, (3, True): 1, (3, False): 1}
 POOL = 24  # fitting candidates among which the best balanced one is taken
-DEV_START = 1_000_000  # first scene index of the development file, far beyond the other's last
+FILES = {  # lines and first scene index, far beyond the last one of the file before
+    "scenes100.txt": (100, 0),
+    "scenes_dev40.txt": (40, 1_000_000),
+    "scenes1000.txt": (1000, 2_000_000),
+    "scenes_dev1000.txt": (1000, 3_000_000),
+}
 
 
 @dataclass
@@ -76,13 +81,13 @@ def choose(lines: int, start: int, taken: frozenset[str] = frozenset()) -> list[
     return chosen.captions
 
 
-def files() -> dict[str, list[str]]:
-    """Return the lines of each prompt file by name."""
-    scenes = choose(100, start=0)
-    return {
-        "scenes100.txt": scenes,
-        "scenes_dev40.txt": choose(40, start=DEV_START, taken=frozenset(scenes)),
-    }
+def files(count: int = len(FILES)) -> dict[str, list[str]]:
+    """Return the lines of the first `count` prompt files by name; none repeats another."""
+    chosen: dict[str, list[str]] = {}
+    for name, (lines, start) in list(FILES.items())[:count]:
+        taken = frozenset(caption for captions in chosen.values() for caption in captions)
+        chosen[name] = choose(lines, start, taken)
+    return chosen
 
 
 def main() -> None:

@@ -211,6 +211,26 @@ def test_euler_ancestral(monkeypatch):
     same(states(plan, Z, generators(SEEDS)), drive(scheduler, plan.start, ve=True))
 
 
+def test_unipc():
+    """Whole trajectory: the carry is diffusers' corrected sample, one evaluation behind its own."""
+    scheduler = configured(
+        "UniPCMultistepScheduler",
+        10,
+        solver_order=2,
+        final_sigmas_type="zero",
+        use_karras_sigmas=True,
+    )
+    levels = levels_of(scheduler)
+    plan = compiled("unipc", scheduler)
+    x, theirs = Z, []
+    scheduler.set_begin_index(0)
+    for i, t in enumerate(scheduler.timesteps):
+        uncond, cond = toy_epsilon(x, levels[i])
+        x = scheduler.step(uncond + OMEGA * (cond - uncond), t, x).prev_sample
+        theirs.append(scheduler.last_sample * (1 + levels[i] ** 2) ** 0.5)
+    same(states(plan, Z), [*theirs[:-1], x])
+
+
 def test_unipc_where_its_weights_are_exact():
     """From the fourth evaluation on, UniPC-3 is our third order with corrector, row by row.
 

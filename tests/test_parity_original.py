@@ -6,7 +6,8 @@ the public CFGpp repository: an SD file and an SDXL file.
 
 from __future__ import annotations
 
-from math import sqrt
+import itertools
+from math import exp, expm1, log, sqrt
 
 import pytest
 import reference
@@ -170,3 +171,28 @@ def test_sdxl_file_makes_one_call_less_and_ends_at_sigma_min(schedule):
     plan = compile_plan("dpm++_2m_cfgpp", schedule, steps - 1)
     assert [row.sigma for row in plan] == pytest.approx(levels[:-1], rel=1e-12)
     assert plan.end == pytest.approx(schedule.sigma_min)
+
+
+# --- ComfyUI -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_res_multistep_cfg_pp_of_comfyui_guides_before_the_step(n, schedule):
+    """x ← x + λ_cfg·Δ, then RES on D_u; its first and last steps are CFG++'s own."""
+    plan, found = ours("res_2m_cfg++", schedule, n, scale=0.6)
+    levels = make_grid("karras", schedule, n)
+    estimate, x, past, rule = toy_estimate(levels), Z * plan.start, None, []
+    for i, (sigma, to) in enumerate(itertools.pairwise(levels)):
+        uncond, cond = estimate(x, i)
+        kick = 0.6 * (cond - uncond)
+        if past is None or to == 0:
+            x = uncond + kick + to / sigma * (x - uncond)
+        else:
+            h = log(sigma / to)
+            phi1 = -expm1(-h) / h
+            phi2 = (1 - phi1) / h
+            before = log(levels[i - 1] / sigma) / h
+            x = exp(-h) * (x + kick) + h * ((phi1 + phi2 / before) * uncond - phi2 / before * past)
+        past = uncond
+        rule.append(x)
+    same(found, rule)

@@ -15,6 +15,7 @@ import pytest
 
 from eval.models import MODELS
 from standins import make_prompts
+from standins.make_prompts import FILES
 from standins.scenes import COLOURS, HELD_OUT, SHAPES, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,7 +165,7 @@ def test_no_machine_paths():
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("coco100.txt", 100), ("scenes100.txt", 100), ("scenes_dev40.txt", 40)]
+    ("name", "number"), [("coco100.txt", 100), *((n, lines) for n, (lines, _) in FILES.items())]
 )
 def test_prompt_file_has_unique_clean_lines(name, number):
     found = lines(name)
@@ -176,16 +177,18 @@ def test_coco_captions_have_8_to_20_words():
     assert all(8 <= len(line.split()) <= 20 for line in lines("coco100.txt"))
 
 
-def test_development_and_reported_scenes_are_disjoint():
-    assert not set(lines("scenes100.txt")) & set(lines("scenes_dev40.txt"))
+def test_scene_files_share_no_caption():
+    every = [line for name in FILES for line in lines(name)]
+    assert len(every) == len(set(every))
 
 
-def test_scene_files_are_what_the_script_writes():
-    for name, expected in make_prompts.files().items():
+@pytest.mark.parametrize("count", [2, pytest.param(len(FILES), marks=pytest.mark.slow)])
+def test_scene_files_are_what_the_script_writes(count):
+    for name, expected in make_prompts.files(count).items():
         assert lines(name) == expected, f"{name}: run python -m standins.make_prompts"
 
 
-@pytest.mark.parametrize("name", ["scenes100.txt", "scenes_dev40.txt"])
+@pytest.mark.parametrize("name", FILES)
 def test_every_block_of_scenes_has_the_stated_mix(name):
     promises = [parse(line) for line in lines(name)]
     for start in range(0, len(promises), 20):
@@ -194,8 +197,9 @@ def test_every_block_of_scenes_has_the_stated_mix(name):
         assert sum(any(pair in HELD_OUT for pair in p.pairs) for p in block) == 6
 
 
-def test_reported_scenes_are_balanced():
-    pairs = [pair for line in lines("scenes100.txt") for pair in parse(line).pairs]
+@pytest.mark.parametrize("name", ["scenes100.txt", "scenes1000.txt"])
+def test_reported_scenes_are_balanced(name):
+    pairs = [pair for line in lines(name) for pair in parse(line).pairs]
     shapes, colours = Counter(s for s, _ in pairs), Counter(c for _, c in pairs)
     for counts, known in ((shapes, SHAPES), (colours, COLOURS)):
         even = len(pairs) / len(known)
