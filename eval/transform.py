@@ -23,11 +23,18 @@ from eval.targets import targets
 
 METHODS = {
     "invert": ("ddim_inversion", "ddim_inversion_cfg++"),
-    "edit": ("ddim_edit", "ddim_edit_cfg++"),
+    "edit": ("ddim_edit", "ddim_edit_cfg++", "coupled_edit", "coupled_edit_cfg++"),
 }
-# Default strengths of CFG and CFG++. An edit goes on from noise that fits another prompt: at the
+# Default strengths. An edit by inversion goes on from noise that fits another prompt: at the
 # strength for drawing it burns out.
-STRENGTHS = {"invert": (7.5, 0.6), "edit": (2.0, 0.2)}
+STRENGTHS = {
+    "ddim_inversion": 7.5,
+    "ddim_inversion_cfg++": 0.6,
+    "ddim_edit": 2.0,
+    "ddim_edit_cfg++": 0.2,
+    "coupled_edit": 5.0,
+    "coupled_edit_cfg++": 0.4,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def transform(request: Request, load: Callable[..., models.Sampler] = models.loa
     choose("method", request.method, dict.fromkeys(METHODS[request.command]))
     if request.nfe < 1:
         raise ValueError(f"NFE is {request.nfe}; it must be a whole number of at least 1")
-    strength = STRENGTHS[request.command][request.method.endswith("cfg++")]
+    strength = STRENGTHS[request.method]
     if request.cfg_guidance is not None:
         strength = finite("cfg_guidance", request.cfg_guidance)
     (out,) = targets(request.out, [request.command]).images

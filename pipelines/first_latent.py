@@ -83,14 +83,20 @@ class FirstLatent:
         make = choose("method", method, makers)
         if make in (self._noise, self._kdiffusion_noise):
             return make(**kwargs)
+        return make(self.encoded(src_img, f"method {method!r} inverts"), **kwargs)
+
+    def encoded(self, src_img: torch.Tensor | None, use: str) -> torch.Tensor:
+        """Return the latents of given images (B, 3, H, W); `use` says in an error what needs them.
+
+        Raises ValueError for anything of another shape.
+        """
         shape = getattr(src_img, "shape", ())
         if len(shape) != 4 or shape[1] != 3:
             given = f"a tensor {tuple(shape)}" if shape else repr(src_img)
             raise ValueError(
-                f"method {method!r} inverts an image and src_img is {given}; pass a tensor "
-                "(B, 3, H, W) in [-1, 1]"
+                f"{use} an image and src_img is {given}; pass a tensor (B, 3, H, W) in [-1, 1]"
             )
-        return make(self.encode(src_img), **kwargs)
+        return self.encode(src_img)
 
     def _noise(self, **kwargs: Any) -> torch.Tensor:
         seeds = self._seeds(**kwargs)
@@ -133,12 +139,3 @@ class FirstLatent:
                 f"{0 if c is None else len(c)} prompts; pass as many of each, or one"
             )
         return given * (max(counts) // len(given))
-
-    @staticmethod
-    def _sources(zt: torch.Tensor, seeds: list[int | None]) -> list[torch.Generator]:
-        """Return the images' generators, going on where the draw of the first latent stopped."""
-        if None in seeds:
-            return generators(torch.randint(2**62, (len(zt),)).tolist())
-        sources = generators(seeds)
-        standard_normal(zt.shape, sources)
-        return sources

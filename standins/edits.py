@@ -1,21 +1,18 @@
 """Change one colour word and see what changes in the picture: inversion and edit on the stand-in.
 
 python -m standins.edits
-python -m standins.edits --split val --nfe 50 --cfg 1,2 --plus 0.2,0.3 --picture /tmp/edit.png
+python -m standins.edits --split val --methods coupled_edit@4,coupled_edit_cfg++@1 --no-trips
 
 Each case is a rendered picture of one object, its caption, and the caption with another colour. The
-picture is inverted under the first and sampled under the second. The checker then reads colour,
-shape and place; outside the object, pixels are compared with the given picture.
-
-Found on development captions (--split val): NFE 20 with λ 0.5 (ω 2 for CFG) changes the colour in
-95 % (100 %) and keeps the shape in 98 % (100 %), but the place in 45 % (30 %) only. More guidance
-keeps the place better, colour and shape worse (λ 0.7: 85, 85 and 60 %). NFE 50 is no better.
+picture is inverted under the first and sampled under the second, or edited by the coupled rule of
+`pipelines.coupled_edit`. The checker then reads colour, shape and place; outside the object, pixels
+are compared with the given picture. Strengths were chosen on development captions (--split val).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +29,16 @@ from standins.measures import to_uint8
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "results" / "standin-sd15" / "edit.png"
 NEAR = 4.0  # pixels; an object whose centre moved by no more has kept its place
+METHODS = (
+    "ddim_edit@2,ddim_edit@3,ddim_edit@5,ddim_edit_cfg++@0.3,ddim_edit_cfg++@0.5,ddim_edit_cfg++@0.7,"
+    "coupled_edit@4,coupled_edit@5,coupled_edit_cfg++@0.8,coupled_edit_cfg++@1"
+)
+SHOWN = (
+    "ddim_inversion_cfg++@0.5",
+    "ddim_edit_cfg++@0.5",
+    "coupled_edit@4",
+    "coupled_edit_cfg++@1",
+)
 MARGIN = 3.0  # pixels around the object that count as its own
 
 
@@ -101,7 +108,8 @@ def load(method: str, nfe: int) -> StableDiffusion:
 def run(method: str, chosen: list[Case], nfe: int, guidance: float) -> torch.Tensor:
     """Edit or reconstruct the cases, in one batch; return uint8 (N, 3, 64, 64)."""
     prompt = ["", [case.source for case in chosen], [case.target for case in chosen]]
-    images = load(method, nfe).sample(stack(chosen), guidance, prompt)
+    seeds = list(range(len(chosen)))  # for the methods that draw noise
+    images = load(method, nfe).sample(stack(chosen), guidance, prompt, seeds=seeds)
     return to_uint8(images * 2 - 1)
 
 
@@ -125,16 +133,26 @@ def judge(images: torch.Tensor, chosen: list[Case], checker: Checker) -> Score:
     return Score(*(float(v) for v in np.mean(np.array(rows, float), axis=0)))
 
 
-def table(chosen: list[Case], nfe: int, strengths: dict[str, list[float]]) -> Iterator[str]:
-    """Yield the lines of a markdown table, one per method and strength."""
+def table(chosen: list[Case], nfe: int, methods: list[str]) -> Iterator[str]:
+    """Yield the lines of a markdown table, one per METHOD@STRENGTH."""
     checker = Checker.load()
     yield "| method | strength | colour as asked | shape kept | place kept | all | background MAE |"
     yield "|---|---|---|---|---|---|---|"
-    for method, values in strengths.items():
-        for value in values:
-            s = judge(run(method, chosen, nfe, value), chosen, checker)
-            shares = " | ".join(f"{100 * v:.0f} %" for v in (s.colour, s.shape, s.place, s.all))
-            yield f"| `{method}` | {value:g} | {shares} | {s.background:.1f} |"
+    for method, value in map(parsed, methods):
+        s = judge(run(method, chosen, nfe, value), chosen, checker)
+        shares = " | ".join(f"{100 * v:.0f} %" for v in (s.colour, s.shape, s.place, s.all))
+        yield f"| `{method}` | {value:g} | {shares} | {s.background:.1f} |"
+
+
+def parsed(method: str) -> tuple[str, float]:
+    """Split METHOD@STRENGTH."""
+    name, _, value = method.partition("@")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise SystemExit(
+            f"error: --methods has {method!r}; write METHOD@STRENGTH, such as ddim_edit@2"
+        ) from None
 
 
 def round_trips(chosen: list[Case], steps: list[int], omegas: list[float]) -> Iterator[str]:
@@ -156,13 +174,11 @@ def round_trips(chosen: list[Case], steps: list[int], omegas: list[float]) -> It
                 yield f"| `{method}` | {nfe} | {omega:g} | {error:.3f} | {psnr:.1f} dB |"
 
 
-def picture(chosen: list[Case], nfe: int, strengths: dict[str, float], path: Path) -> None:
-    """Save rows of pictures, each method's reconstruction and edit under the given pictures."""
+def picture(chosen: list[Case], nfe: int, methods: Sequence[str], path: Path) -> None:
+    """Save rows of pictures, one per METHOD@STRENGTH, under the given pictures."""
     rows = {"given": to_uint8(stack(chosen))}
-    for kind, strength in strengths.items():
-        for use in ("inversion", "edit"):
-            name = f"ddim_{use}{kind}"
-            rows[f"{name}\nat {strength:g}"] = run(name, chosen, nfe, strength)
+    for name, strength in map(parsed, methods):
+        rows[f"{name}\nat {strength:g}"] = run(name, chosen, nfe, strength)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -195,19 +211,20 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=list(scenes.SPLITS))
     parser.add_argument("--count", type=int, default=40, help="cases of the edit table")
     parser.add_argument("--nfe", type=int, default=20, help="evaluations each way")
-    parser.add_argument("--cfg", default="2,3,5", help="strengths of ddim_edit, ω")
-    parser.add_argument("--plus", default="0.3,0.5,0.7", help="strengths of ddim_edit_cfg++, λ")
+    parser.add_argument("--methods", default=METHODS, help="METHOD@STRENGTH, separated by commas")
+    parser.add_argument("--no-trips", action="store_true", help="leave round trips and picture out")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where to save it")
     args = parser.parse_args()
-    omegas, lambdas = ([float(v) for v in text.split(",")] for text in (args.cfg, args.plus))
     chosen = cases(args.split, args.count)
     print(f"Edits of {args.count} pictures, NFE {args.nfe} each way:\n")
-    for line in table(chosen, args.nfe, {"ddim_edit": omegas, "ddim_edit_cfg++": lambdas}):
+    for line in table(chosen, args.nfe, args.methods.split(",")):
         print(line, flush=True)
+    if args.no_trips:
+        return
     print("\nRound trips, medians over 12 pictures:\n")
     for line in round_trips(chosen[:12], [20, 50], [3.0, 5.0, 7.5]):
         print(line, flush=True)
-    picture(chosen[:8], args.nfe, {"": 3.0, "_cfg++": 0.5}, args.picture)
+    picture(chosen[:8], args.nfe, SHOWN, args.picture)
 
 
 if __name__ == "__main__":

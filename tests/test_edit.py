@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+import latent_sdxl
+from latent_diffusion import get_solver
+from pipelines.coupled_edit import LOOKS, shared_attention
 from samplers import compile_plan, sample
 from standins.checker import Checker
-from standins.edits import cases, judge, load, run, stack, swapped
+from standins.edits import ROOT, cases, judge, load, run, stack, swapped
 from standins.measures import to_uint8
 
 CFG, PLUS = "ddim_inversion", "ddim_inversion_cfg++"
@@ -156,3 +159,116 @@ def test_edits_of_given_pictures_mostly_do_what_is_asked():
     score = judge(run("ddim_edit_cfg++", chosen, 20, 0.5), chosen, Checker.load())
     assert score.colour >= 0.8 and score.shape >= 0.8 and score.place >= 0.25
     assert score.background < 15
+
+
+# --- coupled edits -------------------------------------------------------------------------------
+
+COUPLED = [("coupled_edit", 4.0), ("coupled_edit_cfg++", 0.8)]
+
+
+@pytest.mark.parametrize(("method", "strength"), COUPLED)
+def test_a_coupled_edit_without_a_change_is_the_given_picture(method, strength, chosen):
+    """Whatever the steps, the strength and the noise; latents agree to 1e-3 of a unit."""
+    solver = load(method, 3)
+    seen = []
+    same = ["", *([case.source for case in chosen],) * 2]
+    images = solver.sample(
+        stack(chosen), strength, same, seeds=[1, 2, 3, 4],
+        callback_fn=lambda step, t, state: seen.append(state["zt"]) or state,
+    )  # fmt: skip
+    z0 = solver.encode(stack(chosen))
+    torch.testing.assert_close(seen[-1], z0, atol=1e-3, rtol=0)
+    assert [zt.shape for zt in seen] == [z0.shape] * 3
+    torch.testing.assert_close(images, (solver.decode(z0) / 2 + 0.5).clamp(0, 1), atol=2e-3, rtol=0)
+
+
+def test_a_coupled_edit_depends_on_its_own_words_and_seed_alone(chosen):
+    method, strength = COUPLED[0]
+    solver = load(method, 3)
+    sources, targets = [k.source for k in chosen], [k.target for k in chosen]
+    several = solver.sample(stack(chosen), strength, ["", sources, targets], seeds=[1, 2, 3, 4])
+    words = ["", sources[1], targets[1]]
+    alone = solver.sample(stack(chosen[1:2]), strength, words, seeds=2)
+    torch.testing.assert_close(several[1:2], alone, atol=1e-3, rtol=0)
+    other = solver.sample(stack(chosen[1:2]), strength, words, seeds=3)
+    assert (other - alone).abs().mean() > 1e-3
+
+
+def test_a_coupled_edit_of_nfe_steps_costs_nfe_calls_and_the_looks_and_leaves_the_network(chosen):
+    solver = load("coupled_edit", 3)
+    z, t = torch.zeros(1, *solver.latent_shape), torch.tensor(500.0)
+    uc, c = solver.get_text_embed("", "a red circle")
+    before, calls = solver.predict_noise(z, t, uc, c), solver.evaluations
+    solver.sample(stack(chosen), 2.0, ["", "a red circle", "a blue circle"], seeds=0)
+    assert solver.evaluations - calls == 3 + LOOKS
+    torch.testing.assert_close(solver.predict_noise(z, t, uc, c), before, atol=0, rtol=0)
+
+
+def test_a_callback_may_replace_the_state_of_a_coupled_edit(chosen):
+    solver, marked = load("coupled_edit", 3), torch.full((1, 4, 8, 8), 0.25)
+    image = solver.sample(
+        stack(chosen[:1]), 2.0, ["", "a red circle", "a blue circle"], seeds=0,
+        callback_fn=lambda step, t, state: {**state, "z0t": marked},
+    )  # fmt: skip
+    expected = (solver.decode(marked) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
+
+
+def test_shared_attention_gives_the_edit_its_sources_maps():
+    """With the same state in both, only values differ: the maps are those of the first words."""
+    solver = load("coupled_edit", 3)
+    uc, c = solver.get_text_embed(["", ""], ["a red circle", "a blue circle"])
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    maps = []
+    layer = solver.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    hook = layer.to_k.register_forward_hook(lambda m, i, out: maps.append(out))
+    with shared_attention(solver.unet, 1):
+        solver.predict_noise(z, torch.tensor(500.0), uc, c)
+        hook.remove()
+        hook = layer.to_k.register_forward_hook(lambda m, i, out: maps.append(out))
+        _, cond = solver.predict_noise(z, torch.tensor(500.0), uc, c)
+    hook.remove()
+    plain, shared = maps
+    torch.testing.assert_close(shared[[1, 3]], plain[[0, 2]], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain[2], plain[3])
+    assert not torch.allclose(cond[0], cond[1])  # the values still speak for the other words
+
+
+@pytest.mark.parametrize("wrong", [None, torch.zeros(3, 64, 64)])
+def test_a_coupled_edit_of_no_picture_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"coupled_edit edits an image and src_img is .*; pass"):
+        load("coupled_edit", 3).sample(wrong, prompt=["", "a", "b"])
+
+
+def test_prompts_that_do_not_fit_the_images_are_refused(chosen):
+    with pytest.raises(ValueError, match=r"2 prompts for 4 images; pass one for all or one each"):
+        load("coupled_edit", 3).sample(stack(chosen), prompt=["", ["a", "b"], "c"])
+
+
+@pytest.mark.parametrize("name", ["coupled_edit", "coupled_edit_cfg++"])
+@pytest.mark.parametrize("family", ["sd20", "sdxl"])
+def test_v_prediction_and_sdxl_edit_the_same_way(family, name, chosen):
+    """The same words give the picture back, other words do not."""
+    folder = str(ROOT / "standins" / family)
+    get = latent_sdxl.get_solver if family == "sdxl" else get_solver
+    solver = get(name, solver_config={"num_sampling": 3}, model_key=folder)
+    words = "prompt1" if family == "sdxl" else "prompt"
+    given = stack(chosen[:2])
+    z0 = solver.encode(given)
+    plain = (solver.decode(z0) / 2 + 0.5).clamp(0, 1)
+    source, target = ([getattr(k, name) for k in chosen[:2]] for name in ("source", "target"))
+    same, other = (
+        solver.sample(given, cfg_guidance=0.8, seeds=[1, 2], **{words: ["", source, text]})
+        for text in (source, target)
+    )
+    torch.testing.assert_close(same, plain, atol=2e-3, rtol=0)
+    assert (other - plain).abs().mean() > 10 * (same - plain).abs().mean()
+
+
+@pytest.mark.slow
+def test_coupled_edits_change_the_colour_and_keep_shape_place_and_ground():
+    """Measured on 40 development pictures: colour 98 %, shape 98 %, place 82 %, ground 4.5."""
+    chosen = cases("val", 20)
+    score = judge(run("coupled_edit", chosen, 20, 4.0), chosen, Checker.load())
+    assert score.colour >= 0.9 and score.shape >= 0.9 and score.place >= 0.7
+    assert score.background < 6
