@@ -4,16 +4,18 @@
     python benchmarks/step_overhead.py --repeats 40 --json overhead.json
 
 The network is a function that returns two tensors made beforehand, so what remains is the loop:
-preparing the input, combining the two predictions by classifier-free guidance, and the second-order
-multistep update (DPM-Solver++ 2M, 20 evaluations, float32, one 4×64×64 latent, one CPU thread).
-Choosing timesteps and compiling the plan are left out, on both sides. The loops take turns in one
-process; the fastest repeat and the median are reported, per evaluation, in CPU time, which other
-processes do not lengthen.
+preparing the input, combining the two predictions by classifier-free guidance, and the sampler's
+update (20 evaluations, float32, one 4×64×64 latent, one CPU thread). Choosing timesteps and
+compiling the plan are left out, on both sides. The loops take turns in one process, and of a turn's
+five runs the fastest counts. Reported are the fastest turn and the median, per evaluation, in CPU
+time, which other processes do not lengthen, and the ratio to diffusers' DPMSolverMultistep as the
+median over the turns with the range of their middle half.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import platform
@@ -22,30 +24,35 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from samplers import NoiseSchedule, compile_plan, sample
 
 NFE, OMEGA = 20, 7.5
+RUNS = 5  # of a loop in its turn, of which the fastest counts: the others find cold caches
+OURS = ("ddim", "dpm2m", "exp2m_cfg++", "dpm++_2m_cfg++")
+BASE = "diffusers DPMSolverMultistep"
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 Pair = tuple[torch.Tensor, torch.Tensor]
+Loop = Callable[[], Callable[[], object]]  # prepares a run, untimed, and returns it
 
 
-def ours(name: str, schedule: NoiseSchedule, z: torch.Tensor, pair: Pair) -> Callable[[], object]:
+def ours(name: str, schedule: NoiseSchedule, z: torch.Tensor, pair: Pair) -> Loop:
     plan = compile_plan(name, schedule, NFE)
-    return lambda: sample(lambda z, t: pair, z, plan)
+    return lambda: lambda: sample(lambda z, t: pair, z, plan)
 
 
-def diffusers(scheduler, z: torch.Tensor, pair: Pair) -> Callable[[], object]:
+def diffusers(scheduler, z: torch.Tensor, pair: Pair) -> Loop:
     """The lines of StableDiffusionPipeline's loop that are not the network."""
 
-    def run() -> torch.Tensor:
+    def run(scheduler) -> torch.Tensor:
         x = z * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             scheduler.scale_model_input(x, t)
@@ -54,12 +61,15 @@ def diffusers(scheduler, z: torch.Tensor, pair: Pair) -> Callable[[], object]:
             x = scheduler.step(eps, t, x, return_dict=False)[0]
         return x
 
-    return run
+    def fresh() -> Callable[[], object]:
+        own = copy.deepcopy(scheduler)  # a scheduler remembers its last run
+        own.set_timesteps(NFE)
+        return partial(run, own)
+
+    return fresh
 
 
-def k_diffusion(
-    schedule: NoiseSchedule, z: torch.Tensor, pair: Pair
-) -> Callable[[], object] | None:
+def k_diffusion(schedule: NoiseSchedule, z: torch.Tensor, pair: Pair) -> Loop | None:
     """k-diffusion's `sample_dpmpp_2m` with a denoiser as thin as can be; None if not installed."""
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None:
@@ -77,26 +87,32 @@ def k_diffusion(
         uncond, cond = pair
         return x - sigma.reshape(-1, 1, 1, 1) * (uncond + OMEGA * (cond - uncond))
 
-    return lambda: sample_dpmpp_2m(denoised, z * sigmas[0], sigmas, disable=True)
+    return lambda: lambda: sample_dpmpp_2m(denoised, z * sigmas[0], sigmas, disable=True)
 
 
-def measure(
-    loops: dict[str, Callable[[], object]], reset: Callable[[], object], repeats: int
-) -> dict[str, dict[str, float]]:
-    """Return the fastest and the median time per evaluation of each loop, in microseconds.
-
-    reset  makes diffusers' scheduler forget its last run; called before every run, not timed
-    """
+def measure(loops: dict[str, Loop], repeats: int) -> dict[str, dict]:
+    """Return the fastest and the median time per evaluation of each loop, in microseconds, and the
+    lower quartile, median and upper quartile of its ratio to BASE over the turns."""
     times: dict[str, list[float]] = {name: [] for name in loops}
     with torch.no_grad():
         for repeat in range(repeats + 3):  # three to warm up
-            for name, run in loops.items():
-                reset()
-                start = time.process_time()
-                run()
+            for name, loop in loops.items():
+                taken = []
+                for run in [loop() for _ in range(RUNS)]:
+                    start = time.process_time()
+                    run()
+                    taken.append((time.process_time() - start) / NFE * 1e6)
                 if repeat >= 3:
-                    times[name].append((time.process_time() - start) / NFE * 1e6)
-    return {n: {"min_us": min(t), "median_us": statistics.median(t)} for n, t in times.items()}
+                    times[name].append(min(taken))
+    found = {}
+    for name, taken in times.items():
+        ratios = [a / b for a, b in zip(taken, times[BASE], strict=True)]
+        found[name] = {
+            "min_us": min(taken),
+            "median_us": statistics.median(taken),
+            "ratio": statistics.quantiles(ratios, n=4) if repeats > 1 else ratios * 3,
+        }
+    return found
 
 
 def installed(package: str) -> str:
@@ -111,15 +127,18 @@ def markdown(report: dict) -> str:
     lines = [
         f"{machine['processor']}, one thread, Python {machine['python']}, "
         f"torch {machine['torch']}, diffusers {machine['diffusers']}, "
-        f"k-diffusion {machine['k-diffusion']}; {report['repeats']} repeats of {NFE} evaluations",
+        f"k-diffusion {machine['k-diffusion']}; {report['repeats']} turns of {RUNS} runs of {NFE} "
+        "evaluations",
         "",
-        "| loop | fastest, µs/evaluation | median, µs/evaluation | of diffusers' (fastest) |",
+        f"| loop | fastest, µs/evaluation | median, µs/evaluation | of {BASE} |",
         "|---|---:|---:|---:|",
     ]
-    base = report["loops"]["diffusers DPMSolverMultistep"]["min_us"]
     for name, row in report["loops"].items():
-        share = row["min_us"] / base
-        lines.append(f"| {name} | {row['min_us']:.1f} | {row['median_us']:.1f} | {share:.2f} |")
+        low, middle, high = row["ratio"]
+        cells = (
+            f"{row['min_us']:.1f} | {row['median_us']:.1f} | {middle:.2f} [{low:.2f}, {high:.2f}]"
+        )
+        lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 
 
@@ -146,16 +165,18 @@ def main() -> None:
 
     draw = torch.Generator().manual_seed(0)
     z, uncond, cond = (torch.randn(1, 4, 64, 64, generator=draw) for _ in range(3))
-    scheduler = DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True, final_sigmas_type="zero")
-    schedule, pair = NoiseSchedule.from_scheduler(scheduler), (uncond, cond)
-    loops = {
-        "ours, dpm2m": ours("dpm2m", schedule, z, pair),
-        "ours, exp2m_cfg++": ours("exp2m_cfg++", schedule, z, pair),
-        "diffusers DPMSolverMultistep": diffusers(scheduler, z, pair),
+    schedulers = {
+        BASE: DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True, final_sigmas_type="zero"),
+        "diffusers UniPCMultistep": UniPCMultistepScheduler(**SD, use_karras_sigmas=True),
+        "diffusers DDIM": DDIMScheduler(**SD),
     }
+    schedule, pair = NoiseSchedule.from_scheduler(schedulers[BASE]), (uncond, cond)
+    loops = {f"ours, {name}": ours(name, schedule, z, pair) for name in OURS}
+    loops |= {name: diffusers(found, z, pair) for name, found in schedulers.items()}
     other = k_diffusion(schedule, z, pair)
     if other is not None:
         loops["k-diffusion sample_dpmpp_2m"] = other
+
     report = {
         "machine": {
             "processor": processor(),
@@ -163,7 +184,7 @@ def main() -> None:
             **{name: installed(name) for name in ("torch", "diffusers", "k-diffusion")},
         },
         "repeats": options.repeats,
-        "loops": measure(loops, lambda: scheduler.set_timesteps(NFE), options.repeats),
+        "loops": measure(loops, options.repeats),
     }
     print(markdown(report))
     if options.json:

@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from tqdm import tqdm
 
 from pipelines.first_latent import FirstLatent
-from pipelines.kdiffusion_terms import EpsilonPair, KDiffusionTerms
+from pipelines.kdiffusion_terms import KDiffusionTerms
 from pipelines.loading import default_device, default_dtype
+from pipelines.network import UNetCalls
 from samplers import (
     NoiseSchedule,
     Plan,
@@ -24,14 +25,16 @@ from samplers import (
 from samplers.errors import whole
 from samplers.loop import Model
 
+DECODED_AT_ONCE = 8 * 512 * 512  # pixels
 
-class LatentModel(FirstLatent, KDiffusionTerms):
+
+class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
     """A loaded pipeline as CFGpp's solvers see it. Subclasses add text and `predict_noise`.
 
     device dtype vae unet scheduler  of the pipeline; `scheduler` holds CFGpp's shifted table
     total_alphas sigmas log_sigmas   the unshifted tables, (T,)
     schedule                         the same as `samplers` uses it, in float64
-    evaluations                      network calls so far
+    evaluations unet_rows            network calls, and their rows, so far
     """
 
     def _adopt(
@@ -50,7 +53,10 @@ class LatentModel(FirstLatent, KDiffusionTerms):
         self.device, self.dtype, self.model_key = device, dtype, model_key
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
         self.unet = pipe.unet.to(device).eval().requires_grad_(False)
-        self.evaluations = 0
+        if device.type == "cuda":  # the layout that convolutions on tensor cores read
+            for net in (self.vae, self.unet):
+                net.to(memory_format=torch.channels_last)
+        self.evaluations = self.unet_rows = 0
 
         spacing = spacing or pipe.scheduler.config.get("timestep_spacing", "leading")
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
@@ -78,7 +84,10 @@ class LatentModel(FirstLatent, KDiffusionTerms):
         )
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
-        """Return (z, t) → (ε_uncond, ε_cond) for these prompts, one per row of z."""
+        """Return (z, t) → (ε_uncond, ε_cond) for these prompts, one per row of z.
+
+        It has methods `uncond` and `cond`, which evaluate one row alone.
+        """
         raise NotImplementedError
 
     def card(self) -> dict[str, str]:
@@ -120,49 +129,20 @@ class LatentModel(FirstLatent, KDiffusionTerms):
 
     @torch.no_grad()
     def decode(self, zt: torch.Tensor) -> torch.Tensor:
-        """Map latents to images (B, 3, H, W), nominally in [−1, 1], float32."""
-        return self.vae.decode(
-            zt.to(self._vae_dtype) / self.vae.config.scaling_factor
-        ).sample.float()
+        """Map latents to images (B, 3, H, W), nominally in [−1, 1], float32.
 
-    def _predict(
-        self,
-        zt: torch.Tensor,
-        t: torch.Tensor,
-        uc: torch.Tensor | None,
-        c: torch.Tensor | None,
-        added: dict[str, torch.Tensor] | None = None,
-    ) -> EpsilonPair:
-        """Evaluate the network once on the rows that are there; v-predictions are converted."""
-        self.evaluations += 1
-        rows = [e.expand(zt.shape[0], -1, -1) for e in (uc, c) if e is not None]
-        if not rows:
-            raise ValueError("predict_noise needs uc, c or both; both are None")
-        return self._epsilon(zt, t, rows, added)
-
-    def _network(
-        self,
-        z: torch.Tensor,
-        t: torch.Tensor,
-        rows: list[torch.Tensor],
-        added: dict[str, torch.Tensor] | None,
-    ) -> EpsilonPair:
-        out = self.unet(
-            torch.cat([z.to(self.dtype)] * len(rows)),
-            t,
-            encoder_hidden_states=torch.cat(rows),
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        parts = out.chunk(len(rows))
-        return parts[0], parts[-1]
+        Large batches go through the decoder in slices, which bounds its memory.
+        """
+        zt = zt.to(self._vae_dtype) / self.vae.config.scaling_factor
+        pixels = zt.shape[-2] * zt.shape[-1] * self.vae_scale_factor**2
+        slices = zt.split(max(1, DECODED_AT_ONCE // pixels))
+        return torch.cat([self.vae.decode(z).sample.float() for z in slices])
 
     def run(
         self,
         plan: Plan,
         zt: torch.Tensor,
         model: Model,
-        sources: Sequence[torch.Generator] | None = None,
         callback_fn: Callable | None = None,
     ) -> torch.Tensor:
         """Run a plan with a progress bar and CFGpp's callbacks; return the final latent.
@@ -170,7 +150,7 @@ class LatentModel(FirstLatent, KDiffusionTerms):
         callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict; its "zt" replaces the
                      state and its last "z0t" the result
         """
-        steps = trajectory(model, zt, plan, sources)
+        steps = trajectory(model, zt, plan)
         # disable=None: no bar where stderr is a file
         for step in tqdm(steps, plan.name, plan.nfe, leave=False, disable=None):
             if callback_fn is not None:
@@ -193,9 +173,8 @@ class LatentModel(FirstLatent, KDiffusionTerms):
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; pass one per image")
-        sources = generators(seeds)
-        z_T = standard_normal((len(seeds), *self.latent_shape), sources, self.device)
-        latents = sample(self.conditioned(list(prompts), null_prompt), z_T, plan, sources)
+        z_T = standard_normal((len(seeds), *self.latent_shape), generators(seeds), self.device)
+        latents = sample(self.conditioned(list(prompts), null_prompt), z_T, plan)
         images = (self.decode(latents) / 2 + 0.5).clamp(0, 1)
         return latents, images.cpu()
 

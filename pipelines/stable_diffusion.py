@@ -10,6 +10,8 @@ import torch
 from pipelines.kdiffusion_terms import EpsilonPair
 from pipelines.latent_model import LatentModel, listed, place, token_ids
 from pipelines.loading import load_pipeline
+from pipelines.network import Conditioned
+from pipelines.text_cache import TextCache
 from samplers.loop import Model
 
 
@@ -36,20 +38,20 @@ class StableDiffusion(LatentModel):
         self._adopt(pipe, found, solver_config, device, dtype)
         self.text_encoder = pipe.text_encoder.to(device, dtype).eval()
         self.tokenizer = pipe.tokenizer
+        self._texts = TextCache(self._embed, lambda: [self.text_encoder])
 
     @torch.no_grad()
-    def _embed(self, texts: list[str]) -> torch.Tensor:
-        return self.text_encoder(token_ids(self.tokenizer, texts).to(self.device))[0]
+    def _embed(self, texts: list[str]) -> tuple[torch.Tensor]:
+        return (self.text_encoder(token_ids(self.tokenizer, texts).to(self.device))[0],)
 
     def get_text_embed(
         self, null_prompt: str | Sequence[str], prompt: str | Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (uncond, cond) embeddings (N, tokens, width), one row for each given text."""
-        return self._embed(listed(null_prompt)), self._embed(listed(prompt))
+        return self._texts(listed(null_prompt))[0], self._texts(listed(prompt))[0]
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
-        uc, c = self.get_text_embed(null_prompt, prompts)
-        return lambda z, t: self.predict_noise(z, t, uc, c)
+        return Conditioned(self.predict_noise, *self.get_text_embed(null_prompt, prompts))
 
     def predict_noise(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from pipelines.kdiffusion_terms import EpsilonPair
 from pipelines.latent_model import LatentModel, listed, place, token_ids
 from pipelines.loading import load_pipeline, load_vae
+from pipelines.network import Conditioned
 from pipelines.places import FP16_VAE
+from pipelines.text_cache import TextCache
 from samplers.loop import Model
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -50,12 +53,15 @@ class SDXL(LatentModel):
         self.text_enc_1 = pipe.text_encoder.to(device, dtype).eval()
         self.text_enc_2 = pipe.text_encoder_2.to(device, dtype).eval()
         self.default_sample_size = self.latent_shape[1]
+        self._texts = TextCache(self._embed, lambda: [self.text_enc_1, self.text_enc_2])
 
     @torch.no_grad()
-    def _embed(
-        self, texts_1: list[str], texts_2: list[str], clip_skip: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (hidden states of both encoders side by side, pooled embedding of the second)."""
+    def _embed(self, keys: list[tuple[str, str, int | None]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (hidden states of both encoders side by side, pooled embedding of the second).
+
+        keys  (text for the first encoder, for the second, clip_skip), the last the same in all
+        """
+        texts_1, texts_2, (clip_skip, *_) = zip(*keys, strict=True)
         states = []
         for tokenizer, encoder, texts in (
             (self.tokenizer_1, self.text_enc_1, texts_1),
@@ -79,14 +85,15 @@ class SDXL(LatentModel):
         null_prompt_2, prompt_2  for the second encoder; by default the same texts
         clip_skip                layers to skip from the one before the last
         """
-        null, pooled_null = self._embed(
-            listed(null_prompt_1),
-            listed(null_prompt_1 if null_prompt_2 is None else null_prompt_2),
-            clip_skip,
-        )
-        cond, pooled_cond = self._embed(
-            listed(prompt_1), listed(prompt_1 if prompt_2 is None else prompt_2), clip_skip
-        )
+
+        def embed(
+            first: str | Sequence[str], second: str | Sequence[str] | None
+        ) -> tuple[torch.Tensor, ...]:
+            texts = listed(first), listed(first if second is None else second)
+            return self._texts([(*pair, clip_skip) for pair in zip(*texts, strict=True)])
+
+        null, pooled_null = embed(null_prompt_1, null_prompt_2)
+        cond, pooled_cond = embed(prompt_1, prompt_2)
         return null, cond, pooled_null, pooled_cond
 
     def time_ids(self, original_size: Size, crops: Size, target_size: Size) -> torch.Tensor:
@@ -104,7 +111,7 @@ class SDXL(LatentModel):
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
         uc, c, added = self.conditions([null_prompt, list(prompts)])
-        return lambda z, t: self.predict_noise(z, t, uc, c, added)
+        return Conditioned(partial(self.predict_noise, added_cond_kwargs=added), uc, c)
 
     def predict_noise(
         self,

@@ -9,7 +9,7 @@ from samplers.compile import compile_plan
 from samplers.denoiser import as_epsilon
 from samplers.guidance import read_cfg_guidance
 from samplers.loop import Step, sample, trajectory
-from samplers.noise import generators, standard_normal
+from samplers.noise import generators, generators_of, standard_normal
 from samplers.plan import Plan, Row, Update
 from samplers.registry import Recipe, available, register
 from samplers.schedule import NoiseSchedule
@@ -25,6 +25,7 @@ __all__ = [
     "available",
     "compile_plan",
     "generators",
+    "generators_of",
     "read_cfg_guidance",
     "register",
     "sample",

@@ -28,7 +28,8 @@ def as_epsilon(
 ) -> Callable[..., Pair]:
     """Return a model(z, t) → (ε_u, ε_c) from one that predicts ε, v or x0.
 
-    Further arguments, such as embeddings, are handed on to the model.
+    Further arguments, such as embeddings, are handed on to the model, and so are calls of one row
+    alone where the model has methods `uncond` and `cond`.
 
     prediction_type  diffusers' names: "epsilon", "v_prediction", "sample"
 
@@ -41,7 +42,8 @@ def as_epsilon(
     log_sigmas = [schedule.log_sigma(t) for t in range(schedule.num_timesteps)]
     tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
-    def wrapped(z: torch.Tensor, t: torch.Tensor, *context: object) -> Pair:
+    def at(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return z, α and σ_vp in float32 or better."""
         dtype = torch.promote_types(z.dtype, torch.float32)
         key = (z.device, dtype)
         if key not in tables:
@@ -51,10 +53,23 @@ def as_epsilon(
         low = t.long().clamp(0, len(log_sigmas) - 2)
         sigma = torch.lerp(table.take(low), table.take(low + 1), (t - low).to(dtype)).exp()
         alpha = (1 + sigma * sigma).rsqrt()
-        z_wide = z.to(dtype)
+        return z.to(dtype), alpha, sigma * alpha
+
+    def wrapped(z: torch.Tensor, t: torch.Tensor, *context: object) -> Pair:
+        z_wide, alpha, sigma_vp = at(z, t)
         first, second = (
-            convert(z_wide, out.to(dtype), alpha, sigma * alpha) for out in model(z, t, *context)
+            convert(z_wide, out.to(z_wide.dtype), alpha, sigma_vp) for out in model(z, t, *context)
         )
         return first, second
 
+    def alone(row: Callable) -> Callable[..., torch.Tensor]:
+        def one(z: torch.Tensor, t: torch.Tensor, *context: object) -> torch.Tensor:
+            z_wide, alpha, sigma_vp = at(z, t)
+            return convert(z_wide, row(z, t, *context).to(z_wide.dtype), alpha, sigma_vp)
+
+        return one
+
+    for name in ("uncond", "cond"):
+        if hasattr(model, name):
+            setattr(wrapped, name, alone(getattr(model, name)))
     return wrapped

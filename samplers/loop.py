@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from samplers.noise import standard_normal
-from samplers.plan import Plan, Update
-from samplers.schedule import alpha_of
+from samplers.execute import Pair, denoised
+from samplers.fused import executor
+from samplers.noise import generators_of, standard_normal
+from samplers.plan import Plan
+from samplers.program import Stage
 
-# model(z, t) → (ε_uncond, ε_cond): z (B, C, H, W) in VP units, t a 0-dim float tensor
-Model = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# model(z, t) → (ε_uncond, ε_cond): z (B, C, H, W) in VP units, t a 0-dim float tensor. Where it has
+# methods uncond(z, t) and cond(z, t), each → one ε, the loop asks for a row alone where the other
+# has no weight in anything that follows.
+Model = Callable[[torch.Tensor, torch.Tensor], Pair]
 
 
 class Step:
@@ -23,44 +27,44 @@ class Step:
     denoised  the guided clean estimate D_u + ω·Δ of this evaluation
     """
 
-    __slots__ = ("_carry", "_level", "_pair", "_weight", "index", "sigma", "timestep")
+    __slots__ = ("_carry", "_eps", "_probe", "_stage", "index", "sigma", "timestep")
 
-    def __init__(self, index, timestep, sigma, weight, pair, carry, level):
-        self.index, self.timestep, self.sigma = index, timestep, sigma
-        self._weight, self._pair, self._carry, self._level = weight, pair, carry, level
+    def __init__(
+        self, index: int, stage: Stage, probe: torch.Tensor, eps: Pair, carry: torch.Tensor
+    ):
+        self.index, self.timestep, self.sigma = index, stage.timestep, stage.sigma
+        self._stage, self._probe, self._eps, self._carry = stage, probe, eps, carry
 
     @property
     def latent(self) -> torch.Tensor:
-        return self._carry * alpha_of(self._level)
+        return self._carry * self._stage.latent
 
     @latent.setter
     def latent(self, z: torch.Tensor) -> None:
-        self._carry = z.to(self._carry) / alpha_of(self._level)
+        self._carry = z.to(self._carry) / self._stage.latent
 
     @property
     def denoised(self) -> torch.Tensor:
-        uncond, cond = self._pair
-        return torch.lerp(uncond, cond, self._weight)
+        return denoised(self._stage, self._probe, self._eps)
 
 
-def _apply(
-    update: Update,
-    state: torch.Tensor,
-    history: deque[tuple[torch.Tensor, torch.Tensor]],
-    sources: Sequence[torch.Generator],
-) -> torch.Tensor:
-    """Form state·a + Σ uncond·D_u + Σ delta·(D_c − D_u) + noise·z; `history` is latest first."""
-    if not update.uncond and update.state == 1:
-        return state
-    out = state * update.state
-    for (uncond, cond), u, g in zip(history, update.uncond, update.delta, strict=False):
-        if u != g:
-            out.add_(uncond, alpha=u - g)
-        if g:
-            out.add_(cond, alpha=g)
-    if update.noise:
-        out.add_(standard_normal(out.shape, sources, out.device, out.dtype), alpha=update.noise)
-    return out
+def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> Pair:
+    """Ask the network for the rows that the stage needs; one alone is given as both."""
+    row = None
+    if not stage.uncond:
+        row = getattr(model, "cond", None)
+    elif not stage.cond:
+        row = getattr(model, "uncond", None)
+    version = z._version
+    eps_uncond, eps_cond = (row(z, t),) * 2 if row else model(z, t)
+    if not eps_uncond.shape == eps_cond.shape == z.shape:
+        raise ValueError(
+            f"the network returned shapes {tuple(eps_uncond.shape)} and "
+            f"{tuple(eps_cond.shape)} for an input of {tuple(z.shape)}"
+        )
+    if z._version != version:
+        raise ValueError("the network changed its input in place; let it work on z.clone()")
+    return eps_uncond, eps_cond
 
 
 @torch.no_grad()
@@ -69,41 +73,36 @@ def trajectory(
     z_T: torch.Tensor,
     plan: Plan,
     generators: Sequence[torch.Generator] | None = None,
+    kernel: str = "auto",
 ) -> Iterator[Step]:
     """Run a plan, yielding a `Step` after every network evaluation.
 
     z_T         standard normal noise (B, C, H, W); scaling is done here. It is not modified.
-    generators  one per image (`noise.generators(seeds)`), needed by stochastic plans only
+    generators  one per image (`noise.generators(seeds)`), for stochastic plans; without them the
+                content of z_T seeds the noise, so that an image is a function of its z_T
+    kernel      what combines the tensors, see `samplers.fused.executor`; all give the same images
 
     The state is float32, or float64 where z_T is; the network sees z_T's own dtype. Nothing here
-    waits for the device. Raises ValueError when a stochastic plan lacks generators, or when the
-    network's outputs have another shape than its input.
+    waits for the device, but for seeding by z_T before the first evaluation. Raises ValueError when
+    the network's outputs have another shape than its input, or when it writes into its input.
     """
     if plan.stochastic and generators is None:
-        raise ValueError(
-            f"plan {plan.name!r} draws noise; pass generators=, one per image, for example "
-            "samplers.noise.generators(seeds)"
-        )
-    sources = generators or ()
+        generators = generators_of(z_T)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return standard_normal(like.shape, generators or (), like.device, like.dtype)
+
     dtype = torch.promote_types(z_T.dtype, torch.float32)
-    carry = probe = z_T.to(dtype) * plan.start
-    timesteps = torch.tensor([row.timestep for row in plan], dtype=dtype, device=z_T.device)
-    history: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=plan.memory)
-    for i, row in enumerate(plan):
-        eps_uncond, eps_cond = model((probe * alpha_of(row.sigma)).to(z_T.dtype), timesteps[i])
-        if not eps_uncond.shape == eps_cond.shape == probe.shape:
-            raise ValueError(
-                f"the network returned shapes {tuple(eps_uncond.shape)} and "
-                f"{tuple(eps_cond.shape)} for an input of {tuple(probe.shape)}"
-            )
-        uncond = torch.sub(probe, eps_uncond.to(dtype), alpha=row.sigma)
-        cond = torch.sub(probe, eps_cond.to(dtype), alpha=row.sigma)
-        history.appendleft((uncond, cond))
-        carry = _apply(row.carry, carry, history, sources)
-        step = Step(i, row.timestep, row.sigma, row.weight, (uncond, cond), carry, row.carry.sigma)
+    program = plan.program
+    carry = probe = z_T.to(dtype) * program.start
+    run = executor(kernel, program, carry)
+    times = torch.tensor([s.timestep for s in program.stages], dtype=dtype, device=z_T.device)
+    for i, (stage, t) in enumerate(zip(program.stages, times.unbind(), strict=True)):
+        eps = _evaluate(model, probe.to(z_T.dtype), t, stage)
+        step = Step(i, stage, probe, eps, run.advance(i, carry, probe, eps, draw))
         yield step
         carry = step._carry
-        probe = carry if row.probe is None else _apply(row.probe, carry, history, sources)
+        probe = carry if stage.probe is None else run.look_ahead(i, carry, draw)
 
 
 def sample(
@@ -111,11 +110,12 @@ def sample(
     z_T: torch.Tensor,
     plan: Plan,
     generators: Sequence[torch.Generator] | None = None,
+    kernel: str = "auto",
 ) -> torch.Tensor:
     """Run a plan to its end and return the clean latent, on z_T's device, in float32 or better.
 
     See `trajectory` for the arguments. Where a plan ends above σ = 0, the result is that noisy
     latent, in the network's VP units.
     """
-    (last,) = deque(trajectory(model, z_T, plan, generators), maxlen=1)
+    (last,) = deque(trajectory(model, z_T, plan, generators, kernel), maxlen=1)
     return last.latent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -12,15 +13,37 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
 
+def generators_of(latents: torch.Tensor) -> list[torch.Generator]:
+    """Return one CPU generator per first latent (B, …), seeded by its content.
+
+    So an image's first latent determines all of its noise, and no second seed has to be carried:
+    the same latent gives the same image in every batch and every host. Waits for the device, once.
+    """
+    rows = latents.detach().to("cpu", torch.float32).contiguous().numpy()
+    digests = (hashlib.sha256(row.tobytes()).digest() for row in rows)
+    return generators(int.from_bytes(digest[:7], "little") for digest in digests)
+
+
 def standard_normal(
     shape: Sequence[int],
     sources: Sequence[torch.Generator],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Draw (B, …) standard normal noise, image k from sources[k] alone, in float32."""
+    """Draw (B, …) standard normal noise, image k from sources[k] alone, in float32.
+
+    Nothing waits for the device that it goes to.
+    """
     if len(sources) != shape[0]:
         raise ValueError(f"{len(sources)} generators for a batch of {shape[0]}; pass one per image")
+    device = torch.device(device)
+    # a copy to a GPU waits for the device, except from pinned memory
+    pinned = device.type == "cuda" and all(g.device.type == "cpu" for g in sources)
+    if pinned:
+        noise = torch.empty(tuple(shape), dtype=torch.float32, pin_memory=True)
+        for row, generator in zip(noise, sources, strict=True):
+            row.normal_(generator=generator)
+        return noise.to(device, non_blocking=True).to(dtype)
     rows = [
         torch.randn(tuple(shape[1:]), generator=g, device=g.device, dtype=torch.float32)
         for g in sources

@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import isclose, log, sqrt
 
 from samplers.exponential import moments
+from samplers.program import Program, compile_program
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ class Plan:
     def nfe(self) -> int:
         """The number of guided evaluations: each is one unconditional and one conditional row."""
         return len(self.rows)
+
+    @cached_property
+    def program(self) -> Program:
+        """The coefficients as the loop applies them."""
+        return compile_program(self)
+
+    @property
+    def unet_rows(self) -> int:
+        """How many network rows the evaluations need per image: 2·NFE, or fewer.
+
+        Where ω is exactly 1 (or 0), only the conditional (or unconditional) row has any weight; a
+        model that can be asked for one row is then asked for that one.
+        """
+        return sum(stage.uncond + stage.cond for stage in self.program.stages)
 
     @property
     def end(self) -> float:

@@ -1,0 +1,101 @@
+"""Calls of the UNet: both guidance rows at once, or one alone; eager or compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.kdiffusion_terms import EpsilonPair
+
+Added = dict[str, torch.Tensor]  # SDXL's pooled embeddings and time ids
+
+
+class UNetCalls:
+    """What a loaded model needs to ask its UNet.
+
+    evaluations  calls so far, however many rows each had
+    unet_rows    rows so far: two per image and evaluation, one where one alone was asked for
+    """
+
+    unet: torch.nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    evaluations: int
+    unet_rows: int
+    _epsilon: Callable[..., EpsilonPair]
+    _graphs = False
+
+    def compile_unet(self) -> None:
+        """Compile the UNet at its next call: the same images to float tolerance, in less time.
+
+        On CUDA with CUDA graphs. The first call at a shape takes seconds to minutes; a second shape
+        makes torch compile once more, for all. Raises ValueError for a CPU without a compiler.
+        """
+        compiler = os.environ.get("CXX", "g++")
+        if self.device.type == "cpu" and shutil.which(compiler) is None:
+            raise ValueError(
+                f"compiling for a CPU needs the C++ compiler {compiler!r}, which is not here; "
+                "install one, set CXX, or run without compiling"
+            )
+        self._graphs = self.device.type == "cuda"
+        self.unet.compile(mode="reduce-overhead" if self._graphs else None)
+
+    def _predict(
+        self,
+        zt: torch.Tensor,
+        t: torch.Tensor,
+        uc: torch.Tensor | None,
+        c: torch.Tensor | None,
+        added: Added | None = None,
+    ) -> EpsilonPair:
+        """Evaluate the network once on the rows that are there; v-predictions are converted."""
+        rows = [e.expand(zt.shape[0], -1, -1) for e in (uc, c) if e is not None]
+        if not rows:
+            raise ValueError("predict_noise needs uc, c or both; both are None")
+        self.evaluations += 1
+        self.unet_rows += len(rows) * zt.shape[0]
+        return self._epsilon(zt, t, rows, added)
+
+    def _network(
+        self, z: torch.Tensor, t: torch.Tensor, rows: list[torch.Tensor], added: Added | None
+    ) -> EpsilonPair:
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        # without gradients, views and versions need no bookkeeping: 6 % of a one-image call on CPU
+        with torch.inference_mode(not torch.is_grad_enabled()):
+            out = self.unet(
+                torch.cat([z.to(self.dtype)] * len(rows)),
+                t,
+                encoder_hidden_states=torch.cat(rows),
+                added_cond_kwargs=added,
+                return_dict=False,
+            )[0]
+        if self._graphs:
+            out = out.clone()  # the graph's own output is overwritten by the next call
+        parts = out.chunk(len(rows))
+        return parts[0], parts[-1]
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """A network with its embeddings, as `samplers.loop` calls it: both rows, or one alone.
+
+    predict  (z, t, uc, c) → (ε_uncond, ε_cond), where None leaves a row out
+    """
+
+    predict: Callable[..., EpsilonPair]
+    uc: torch.Tensor
+    c: torch.Tensor
+
+    def __call__(self, z: torch.Tensor, t: torch.Tensor) -> EpsilonPair:
+        return self.predict(z, t, self.uc, self.c)
+
+    def uncond(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.predict(z, t, self.uc, None)[0]
+
+    def cond(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.predict(z, t, None, self.c)[1]
