@@ -17,6 +17,7 @@ from typing import Any, Dict, Optional  # noqa: UP035 (names that the benchmark 
 import torch
 from tqdm import tqdm
 
+from pipelines.coupled_edit import CoupledEdit, doubled
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion import StableDiffusion
 from samplers import Plan, available
@@ -25,6 +26,8 @@ from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karr
 __all__ = [
     "BaseDDIM",
     "BaseDDIMCFGpp",
+    "CoupledEditDDIM",
+    "CoupledEditDDIMCFGpp",
     "EditWordSwapDDIM",
     "EditWordSwapDDIMCFGpp",
     "InversionDDIM",
@@ -71,8 +74,7 @@ class BaseDDIM(StableDiffusion):
         uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
         zt = self.initialize_latent(uc=uc, c=c, cfg_guidance=cfg_guidance, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance)
-        sources = self._sources(zt, self._seeds(uc=uc, c=c, **kwargs)) if plan.stochastic else None
-        return self._sampled(plan, zt, uc, c, callback_fn, sources)
+        return self._sampled(plan, zt, uc, c, callback_fn)
 
     def _sampled(
         self,
@@ -81,22 +83,21 @@ class BaseDDIM(StableDiffusion):
         uc: torch.Tensor,
         c: torch.Tensor,
         callback_fn: Callable | None,
-        sources: Sequence[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """Run a plan from a first latent to images."""
         model = partial(self.predict_noise, uc=uc, c=c)
-        z0 = self.run(plan, zt, model, sources, callback_fn)
+        z0 = self.run(plan, zt, model, callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 
 # >>> benchmark region
 @register_solver("ddim_cfg++")
 class BaseDDIMCFGpp(StableDiffusion):
-    """exp2m_cfg++: a second-order multistep exponential integrator of CFG++-guided diffusion.
+    """exp2m_cfg++: a multistep exponential integrator of the CFG++-guided reverse SDE.
 
-    Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and h the step in λ:
-    D = D_u + ω(σ)·(D_c − D_u),
-    x' = e^{−h}·x + (1 − e^{−h})·D + (h − 1 + e^{−h})/h_prev·(D − D_prev).
+    Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and g twice the step in λ:
+    D = D_u + ω·(D_c − D_u),
+    x' = e^{−g}·x + (1 − e^{−g})·D + ½·(g − 1 + e^{−g})/g_prev·(D − D_prev) + σ'·√(1 − e^{−g})·z.
     """
 
     def __init__(
@@ -162,6 +163,39 @@ class EditWordSwapDDIM(BaseDDIM):
         zt = self.initialize_latent("ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance)
         plan = self.plan(self.sampler, cfg_guidance)
         return self._sampled(plan, zt, uc, changed, callback_fn)
+
+
+@register_solver("coupled_edit")
+class CoupledEditDDIM(CoupledEdit, BaseDDIM):
+    """Change words, keep the rest: see `pipelines.coupled_edit`. Not one of CFGpp's solvers."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        src_img: torch.Tensor,
+        cfg_guidance: float = 4.0,
+        prompt: Sequence[str | Sequence[str]] = ("", "", ""),
+        callback_fn: Callable | None = None,
+        seeds: int | Sequence[int] | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Return images as `EditWordSwapDDIM.sample` does, for the same arguments.
+
+        seeds  one or a list, one per image; without it torch's global generator is used
+        """
+        z0 = self.encoded(src_img, "coupled_edit edits")
+        uc, c = self.get_text_embed(*doubled(prompt, len(z0)))
+        model = partial(self.predict_noise, uc=uc, c=c)
+        plan = self.plan(self.sampler, cfg_guidance)
+        z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
+        return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
+
+
+@register_solver("coupled_edit_cfg++")
+class CoupledEditDDIMCFGpp(CoupledEditDDIM):
+    """The same with CFG++."""
+
+    sampler = "ddim_cfg++"
 
 
 @register_solver("ddim_inversion")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines.coupled_edit import CoupledEdit, doubled
 from pipelines.lightning import SDXLLightning
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion_xl import SDXL
@@ -27,6 +28,8 @@ __all__ = [
     "BaseDDIM",
     "BaseDDIMCFGpp",
     "BaseDDIMCFGppLight",
+    "CoupledEditDDIM",
+    "CoupledEditDDIMCFGpp",
     "EditWordSwapDDIM",
     "EditWordSwapDDIMCFGpp",
     "SDXLLightning",
@@ -66,19 +69,18 @@ class BaseDDIM(SDXL):
         size = (1, 4, *(n // self.vae_scale_factor for n in shape))
         zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance, grid=self.grid)
-        sources = self._sources(zt, self._seeds(uc=uc, c=c, **kwargs)) if plan.stochastic else None
         model = partial(self.predict_noise, uc=uc, c=c, added_cond_kwargs=add_cond_kwargs)
-        return self.run(plan, zt, model, sources, callback_fn)
+        return self.run(plan, zt, model, callback_fn)
 
 
 # >>> benchmark region
 @register_solver("ddim_cfg++")
 class BaseDDIMCFGpp(SDXL):
-    """exp2m_cfg++: a second-order multistep exponential integrator of CFG++-guided diffusion.
+    """exp2m_cfg++: a multistep exponential integrator of the CFG++-guided reverse SDE.
 
-    Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and h the step in λ:
-    D = D_u + ω(σ)·(D_c − D_u),
-    x' = e^{−h}·x + (1 − e^{−h})·D + (h − 1 + e^{−h})/h_prev·(D − D_prev).
+    Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and g twice the step in λ:
+    D = D_u + ω·(D_c − D_u),
+    x' = e^{−g}·x + (1 − e^{−g})·D + ½·(g − 1 + e^{−g})/g_prev·(D − D_prev) + σ'·√(1 − e^{−g})·z.
     """
 
     def reverse_process(
@@ -167,6 +169,42 @@ class EditWordSwapDDIMCFGpp(EditWordSwapDDIM):
     """The same with CFG++ up and down (arXiv:2406.08070, section 4.2)."""
 
     sampler, inverse = "ddim_cfg++", "ddim_inversion_cfg++"
+
+
+@register_solver("coupled_edit")
+class CoupledEditDDIM(CoupledEdit, BaseDDIM):
+    """Change words, keep the rest: see `pipelines.coupled_edit`. Not one of CFGpp's solvers."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        src_img: torch.Tensor,
+        prompt1: Sequence[str | Sequence[str]] = ("", "", ""),
+        prompt2: Sequence[str | Sequence[str]] | None = None,
+        cfg_guidance: float = 4.0,
+        callback_fn: Callable | None = None,
+        seeds: int | Sequence[int] | None = None,
+        **sizes: Any,
+    ) -> torch.Tensor:
+        """Return images as `EditWordSwapDDIM.sample` does, for the same arguments.
+
+        seeds  one or a list, one per image; without it torch's global generator is used
+        """
+        z0 = self.encoded(src_img, "coupled_edit edits")
+        sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
+        words = [prompt and doubled(prompt, len(z0)) for prompt in (prompt1, prompt2)]
+        uc, c, added = self.conditions(*words, **sizes)
+        model = partial(self.predict_noise, uc=uc, c=c, added_cond_kwargs=added)
+        plan = self.plan(self.sampler, cfg_guidance)
+        z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
+        return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
+
+
+@register_solver("coupled_edit_cfg++")
+class CoupledEditDDIMCFGpp(CoupledEditDDIM):
+    """The same with CFG++."""
+
+    sampler = "ddim_cfg++"
 
 
 def _solver(sampler: str, grid: str | None = None, *bases: type) -> type:

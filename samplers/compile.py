@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import exp, inf, log, sqrt
+from pathlib import Path
 
 from samplers import guidance
 from samplers.errors import choose, finite, pair, whole
 from samplers.grids import Grid, make_grid
 from samplers.guidance import Rate
 from samplers.plan import Plan, Row, Update
+from samplers.presets import Preset, find_preset
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
 from samplers.solvers import Move, Stage
@@ -25,6 +28,7 @@ def compile_plan(
     grid: str | Grid | Sequence[float] | None = None,
     shape: str | None = None,
     interval: tuple[float, float] | None = None,
+    preset: str | Path | Preset | None = None,
     **options: object,
 ) -> Plan:
     """Compile a named sampler into a checked plan of exactly `nfe` evaluations.
@@ -36,6 +40,7 @@ def compile_plan(
     grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
     shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
     interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
+    preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own: `eta`, `window`, `order`, `corrector`; see `Recipe.options`
 
     Raises ValueError for every name, number or option that does not fit, with what would.
@@ -45,6 +50,14 @@ def compile_plan(
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
     _check_options(recipe, options)
+    said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
+    if isinstance(grid, str):
+        said["grid"] = grid
+    if preset is not None:
+        chosen = find_preset(preset)
+        chosen.check_use(name, nfe, {"grid": grid, "shape": shape, "interval": interval, **options})
+        recipe = replace(recipe, solver=chosen.stages, order=1)
+        grid, shape, options, said = chosen.levels, chosen.rate, {}, {"preset": str(preset)}
     levels = make_grid(recipe.grid if grid is None else grid, schedule, recipe.steps(nfe))
     lam = [-log(sigma) if sigma else inf for sigma in levels]
     budget = {"nfe": nfe} if recipe.own_midpoints else {}
@@ -69,9 +82,6 @@ def compile_plan(
         rows = tuple(_rated(recipe, schedule, stages, rate))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
-    said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
-    if isinstance(grid, str):
-        said["grid"] = grid
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
     return plan.check()
 
@@ -96,9 +106,11 @@ def _order(recipe: Recipe, options: dict) -> int:
 
     With part of its history alone, a noisy step is of order 1.
     """
-    if options.get("eta") and options.get("history", 1) != 1:
+    all_of_them = {**recipe.options, **options}
+    if all_of_them.get("eta") and all_of_them.get("history", 1) != 1:
         return 1
-    return min(3, int(options.get("order", recipe.order)) + bool(options.get("corrector")))
+    order = all_of_them.get("order", recipe.order)
+    return min(3, int(order) + bool(all_of_them.get("corrector")))
 
 
 def _rate(
@@ -106,7 +118,7 @@ def _rate(
     schedule: NoiseSchedule,
     scale: float | None,
     omega: float | Rate | None,
-    shape: str | None,
+    shape: str | Callable[[float], Rate] | None,
 ) -> tuple[float, Rate]:
     """Return the scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
     if callable(omega):
@@ -117,7 +129,8 @@ def _rate(
         "rising": lambda w: guidance.rising(schedule, w),
         "bell": lambda w: guidance.bell(schedule, w / mean),
     }
-    make = choose("shape", shape or recipe.strength, shapes)
+    shape = shape or recipe.shape or recipe.strength
+    make = shape if callable(shape) else choose("shape", shape, shapes)
     unit = mean if recipe.strength == "bell" else 1.0  # CFG units in one unit of the scale
     if omega is not None:
         scale = finite("omega", omega) / unit

@@ -1,0 +1,174 @@
+"""A search from its settings to a preset file: `python -m eval search`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from eval import models
+from eval.extractor import extractor_for
+from eval.images import write_atomic
+from eval.progress import Progress
+from eval.search import space, teacher
+from eval.search.evolution import Evolution, Outcome, Settings, Standing
+from eval.search.journal import Journal
+from eval.search.objectives import Frechet, Objective, Planner, Teacher, batches
+from eval.search.rows import Rows, check_development
+from samplers import Plan, compile_plan
+from samplers.errors import choose, whole
+from samplers.grids import make_grid
+from samplers.presets import Preset
+
+MEASURING = ("nfe", "mode", "objective", "omegas", "sampler", "scorer", "reference")
+HELD = 4  # of the pairs, one in so many is kept from the fit, to judge it
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to search; see `python -m eval search --help`."""
+
+    model: str
+    nfe: int
+    out: Path
+    mode: str = "evolve"
+    objective: str = "fd"
+    budget: int = 6000
+    omegas: tuple[float, ...] = (1.5, 3.0)
+    prompts: Path | None = None
+    seed: int = 0
+    clip_weight: float = 1.0
+    clip_floor: float = 0.0
+    sampler: str = "exp2m_cfg++"
+    scorer: str | None = None
+    reference: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The preset, the file that it is in, and what to tell: lines of text."""
+
+    preset: Preset
+    file: Path
+    lines: list[str]
+
+
+def search(request: Request, load: Callable[..., models.Sampler] = models.load) -> Found:
+    """Run a search, or finish a killed one; ValueError for what the caller can mend."""
+    choose("mode", request.mode, dict.fromkeys(("evolve", "teacher")))
+    choose("objective", request.objective, dict.fromkeys(("fd", "teacher")))
+    whole("nfe", request.nfe, 2, 200)
+    prompts = check_development(request.prompts) if request.prompts else None
+    source = models.find(request.model)
+    if prompts is None and not source.standin:
+        raise ValueError(
+            f"model {request.model!r} is no stand-in, whose captions can be made up; give --prompts"
+        )
+    device = models.choose_device(request.device)
+    dtype = models.choose_dtype(request.dtype, source, device)
+    sd = load(source, request.nfe, device, dtype)
+    rows = Rows(prompts, request.omegas)
+    config = _config(request, source, sd, dtype, prompts)
+    journal = Journal(request.out, config)
+    if request.mode == "teacher":
+        preset, lines = _fit(request, sd, rows)
+    else:
+        objective = _objective(request, source, sd, rows)
+        preset, lines = _evolve(request, sd, objective, journal)
+    told = {"model": source.label, "mode": request.mode, "dev": lines}
+    if source.standin:
+        told["note"] = "made on a stand-in, not for Stable Diffusion"
+    preset = replace(preset, about=told)
+    file = request.out / "preset.json"
+    write_atomic(file, preset.to_json().encode())
+    return Found(preset, file, lines)
+
+
+def _recipe(request: Request, sd: models.Sampler, omega: float) -> Plan:
+    return compile_plan(request.sampler, sd.schedule, nfe=request.nfe, omega=omega)
+
+
+def _of_preset(sd: models.Sampler, preset: Preset) -> Planner:
+    nfe = len(preset.steps)
+    return lambda omega: compile_plan(
+        preset.sampler, sd.schedule, nfe=nfe, omega=omega, preset=preset
+    )
+
+
+def _config(request, source, sd, dtype, prompts) -> dict:
+    """What decides the measurements; another budget, seed or floor goes on with the same ones."""
+    fields = {name: getattr(request, name) for name in MEASURING}
+    recipe = json.loads(_recipe(request, sd, request.omegas[0]).to_json())
+    identity = models.fingerprint(source, sd.card())
+    told = {"model": source.label, **identity, **fields, "dtype": dtype, "prompts": prompts}
+    return json.loads(json.dumps(told | {"recipe": recipe}))
+
+
+def _objective(request: Request, source, sd: models.Sampler, rows: Rows) -> Objective:
+    if request.objective == "teacher":
+        return Teacher(sd, rows)
+    from eval import reference
+
+    judge, problems = extractor_for(request.scorer, standin=source.standin, fid=True)
+    size = models.image_size(sd)
+    known = reference.load(request.reference, judge, size, source.standin)
+    if known is None or "fid" in problems:
+        reason = problems.get("fid", "no --reference images are given")
+        raise ValueError(f"the objective fd is not to be had ({reason}); give --objective teacher")
+    return Frechet(sd, rows, judge, known.statistics)
+
+
+def _evolve(
+    request: Request, sd: models.Sampler, objective: Objective, journal: Journal
+) -> tuple[Preset, list[str]]:
+    settings = Settings(request.budget, request.seed, request.clip_weight, request.clip_floor)
+    first = space.hand_made(request.sampler, sd.schedule, request.nfe)
+    recipe, planner = partial(_recipe, request, sd), partial(_of_preset, sd)
+    with Progress(request.budget, "search") as progress:
+        evolution = Evolution(objective, journal, settings, recipe, planner, progress.advance)
+        outcome = evolution.run(first, sd.schedule)
+    return outcome.winner, _told(outcome)
+
+
+def _told(outcome: Outcome) -> list[str]:
+    lines = [f"{outcome.candidates} candidates; against the recipe, on equal images:"]
+    for who, standings in (("winner", outcome.standings), ("best start", outcome.unevolved)):
+        for i, s in enumerate(standings):
+            block = f"round {i}" if i else "screening"
+            lines.append(f"{who}, {block} [{s.count} images]: {_compared(s)}")
+    return lines
+
+
+def _compared(s: Standing) -> str:
+    text = f"loss {s.found.loss:.3f} to {s.recipe.loss:.3f}"
+    if s.found.clip is not None:
+        text += f", CLIP {s.found.clip:.2f} to {s.recipe.clip:.2f}"
+    return f"{text}, with the floor {s.gain:+.3f}"
+
+
+def _fit(request: Request, sd: models.Sampler, rows: Rows) -> tuple[Preset, list[str]]:
+    """Fit on each grid, and take the one that is nearest to the teacher on pairs kept apart."""
+    cut = batches(rows.block(0, request.budget))
+    if len(cut) < HELD:
+        raise ValueError(f"budget {request.budget} is too small; a fit needs 128 pairs or more")
+    pairs = []
+    with Progress(request.budget, "teacher") as progress:
+        for batch in cut:
+            pairs.append(teacher.teach(sd, batch))
+            progress.advance(len(batch))
+    apart, used = pairs[::HELD], [p for i, p in enumerate(pairs) if i % HELD]
+    best, lines = None, ["distance of final latents to the teacher's, kept pairs (fitted pairs):"]
+    for grid in space.GRIDS:
+        levels = teacher.snapped(sd, make_grid(grid, sd.schedule, request.nfe)[:-1])
+        plain = Preset(request.sampler, tuple(space.Choice(level) for level in levels))
+        preset = teacher.fit(sd, request.sampler, levels, used)
+        exact, kept = (teacher.error(sd, one, apart) for one in (plain, preset))
+        seen = teacher.error(sd, preset, used)
+        lines.append(f"{grid}: exact weights {exact:.4f}, fitted {kept:.4f} ({seen:.4f})")
+        if best is None or kept < best[0]:
+            best = kept, preset
+    return best[1], lines
