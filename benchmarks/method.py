@@ -43,7 +43,9 @@ OURS = "#D55E00"
 
 def weights(plan: Plan) -> tuple[list[float], list[float]]:
     """Return noise levels and the weight of guidance in CFG units at each step of a plan."""
-    rows = [row for row in plan if row.carry.uncond and row.carry.sigma > 0]
+    rows = list(plan)
+    if plan.rate:
+        return [row.sigma for row in rows], [row.weight for row in rows]
     return [r.sigma for r in rows], [sum(r.carry.delta) / sum(r.carry.uncond) for r in rows]
 
 

@@ -1,4 +1,4 @@
-"""Command line: `python -m eval run|score|report|reference|generate|invert|edit|info|prefetch`.
+"""Command line: `python -m eval run|score|report|curve|table|reference|generate|…|prefetch`.
 
 Results go to stdout, progress to stderr. Exit code 2 and one line for input that cannot be used.
 """
@@ -12,11 +12,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from eval.arms import DEFAULT_ARMS, DEFAULT_SCALES, parse_scales
+from eval.arms import DEFAULT_ARMS, DEFAULT_SCALES, parse_scales, with_approximations
 from eval.commands import Parser, add_command, add_place
 from eval.picture_commands import MODEL_HELP, add_commands
 from eval.prompts import parse_seeds
+from eval.result_commands import add_result_commands
+from eval.search.command import add_search
 
+RESUMABLE = ("run", "curve", "reference", "prefetch")
 EXAMPLES = {
     "": """
   python -m eval run --model standin-sd15 --out runs/first --limit 20 --seeds 0-1
@@ -32,15 +35,13 @@ EXAMPLES = {
   # an ablation: options in brackets, own strength after @ (lambda for CFG++, omega for CFG)
   python -m eval run --arms 'exp2m_cfg++[eta=0.5,order=3]@0.6,ddim_cfg++@0.6' --out runs/eta
   # Stable Diffusion 1.5 from a folder
-  python -m eval run --model /path/to/sd15 --prompts prompts/coco100.txt --out runs/sd15""",
+  python -m eval run --model /path/to/sd15 --prompts prompts/coco100.txt --out runs/sd15
+  # the same on 8 GPUs; also on several machines that share the folder
+  accelerate launch --multi_gpu --num_processes 8 -m eval run --model /path/to/sd15 \\
+      --prompts prompts/coco100.txt --out runs/sd15""",
     "score": """
   python -m eval score runs/standin
   python -m eval score runs/sd15 --reference coco_statistics.npz""",
-    "report": """
-  python -m eval report runs/standin""",
-    "reference": """
-  python -m eval reference --standin
-  python -m eval reference --images /path/to/photos --out photos.npz""",
 }
 
 
@@ -54,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     scoring = argparse.ArgumentParser(add_help=False)
     group = scoring.add_argument_group("scoring")
     group.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    text = "another CLIP model beside it (default: LAION's ViT-B/16; none for stand-ins)"
+    group.add_argument("--second-scorer", help=text)
     group.add_argument("--reference", help="reference statistics (.npz) or image folder for FID")
     group.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
     group.add_argument("--json", action="store_true", help="print results as JSON")
@@ -80,36 +83,46 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--limit", type=int, metavar="K", help="only the first K prompts")
     run.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
     run.add_argument("--grid", help="one grid of noise levels for all arms, such as karras")
+    run.add_argument(
+        "--approximate",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="draw every arm with this approximation as well, as an arm of its own; may be "
+        "repeated: propagate[keys=uniform:2], cache[keys=uniform:2,depth=1]~gate[after=0.6]",
+    )
     add_place(run)
+    text = "compile the UNet: minutes at the start, faster then, equal images to float tolerance"
+    run.add_argument("--compile", action="store_true", help=text)
+    run.add_argument(
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="that the first of several processes waits for another image (default 300)",
+    )
     run.add_argument("--no-score", action="store_true", help="only draw")
 
     text = "score a run folder"
     score = add_command(commands, "score", text, EXAMPLES["score"], _score, [scoring])
     score.add_argument("folder", type=Path)
-    text = "write a scored run folder's report"
-    report = add_command(commands, "report", text, EXAMPLES["report"], _report)
-    report.add_argument("folder", type=Path)
-    text = "compute reference statistics for FID"
-    reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
-    kind = reference.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--standin", action="store_true", help="render scenes, for the stand-ins")
-    kind.add_argument("--images", type=Path, help="folder of images")
-    reference.add_argument("--out", type=Path, help="file to write, .npz (default: the cache)")
-    reference.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    add_result_commands(commands, scoring)
     add_commands(commands)
+    add_search(commands)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code (0, 2 for unusable input, 130 when interrupted)."""
     args = build_parser().parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else argv
     try:
         args.action(args)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resumes = "; the same command resumes" if args.command in ("run", "prefetch") else ""
+        resumes = "; the same command resumes" if args.command in RESUMABLE else ""
         print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     return 0
@@ -121,7 +134,7 @@ def _run(args: argparse.Namespace) -> None:
 
     request = Request(
         model=args.model,
-        arms=args.arms,
+        arms=with_approximations(args.arms, args.approximate),
         scales=tuple(scales),
         prompts=args.prompts,
         seeds=tuple(seeds),
@@ -132,14 +145,28 @@ def _run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
         grid=args.grid,
+        compile=args.compile,
+        patience=args.patience,
     )
     outcome = run(request)
     for note in outcome.notes:
         print(note, file=sys.stderr)
     folder = shlex.quote(str(outcome.folder))
+    if outcome.missing:
+        raise ValueError(
+            f"other processes of this launch stopped before their part of {outcome.folder} was "
+            f"drawn ({'; '.join(outcome.missing)}); complete it with: python -m eval "
+            f"{shlex.join(args.words)}"
+        )
+    if outcome.rank:
+        print(
+            f"process {outcome.rank}: {outcome.drawn} images drawn, {outcome.kept} were there",
+            file=sys.stderr,
+        )
+        return
     if outcome.invalid:
         print(
-            f"{len(outcome.invalid)} arms have invalid images, listed in {folder}/invalid.json:",
+            f"{len(outcome.invalid)} arms have invalid images, listed in {folder}/invalid/:",
             *(f"  {line}" for line in outcome.invalid),
             sep="\n",
             file=sys.stderr,
@@ -170,24 +197,13 @@ def _run(args: argparse.Namespace) -> None:
 def _score(args: argparse.Namespace) -> None:
     from eval.score import score
 
+    options = args.scorer, args.reference, args.bootstrap, args.second_scorer
     if not args.json:
-        score(args.folder, args.scorer, args.reference, args.bootstrap)
+        score(args.folder, *options)
         return
     with contextlib.redirect_stdout(sys.stderr):  # its tables; stdout holds the JSON alone
-        results = score(args.folder, args.scorer, args.reference, args.bootstrap)
+        results = score(args.folder, *options)
     print(json.dumps(results))
-
-
-def _report(args: argparse.Namespace) -> None:
-    from eval.report import report
-
-    print(report(args.folder))
-
-
-def _reference(args: argparse.Namespace) -> None:
-    from eval.reference import build
-
-    print(build(args.images, args.out, args.scorer))
 
 
 if __name__ == "__main__":

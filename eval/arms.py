@@ -5,6 +5,7 @@
     exp2m_cfg++@w7.5   exp2m_cfg++@l0.6     the same, stating the units (w: CFG's, l: lambda)
     exp2m_cfg++[eta=0.5,order=3]@0.6        with options of the sampler
     exp2m_cfg++[interval=0.3..10]           a pair of numbers
+    exp2m_cfg++~propagate[keys=uniform:2]   an approximated UNet; see pipelines/approximation.py
     region:latent_diffusion.py              class BaseDDIMCFGpp of a file; see eval/region.py
     mine=region:work/CFGpp@l0.6             the same with a name, from a checkout
     region:a.py[units=omega]@5              a region whose cfg_guidance is CFG's omega
@@ -19,7 +20,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 DEFAULT_ARMS = (
@@ -47,6 +48,7 @@ class Arm:
     omega   strength in CFG units, or None
     scale   lambda of a CFG++ sampler, or None
     region  the file or checkout of a region; `sampler` is then the name of the arm
+    approximate  the canonical name of an approximation; the arm is then no result at its NFE
     """
 
     sampler: str
@@ -55,12 +57,14 @@ class Arm:
     omega: float | None = None
     scale: float | None = None
     region: str | None = None
+    approximate: str | None = None
 
     @property
     def label(self) -> str:
         """Return the arm without its strength, such as `exp2m_cfg++[eta=0.5]`."""
         inner = ",".join(f"{name}={_text(value)}" for name, value in self.options)
-        return f"{self.sampler}[{inner}]" if inner else self.sampler
+        near = f"~{self.approximate}" if self.approximate else ""
+        return f"{self.sampler}[{inner}]{near}" if inner else f"{self.sampler}{near}"
 
     @property
     def key(self) -> str:
@@ -87,6 +91,18 @@ def parse_arms(text: str, scales: Sequence[float], samplers: Mapping[str, str]) 
     return arms
 
 
+def with_approximations(text: str, names: Sequence[str]) -> str:
+    """Return the arms, each that runs a plan followed by itself under every approximation."""
+    if not names:
+        return text
+    arms = []
+    for arm in _split(text):
+        sampler, at, strength = arm.partition("@")
+        exact = "~" not in arm and "region:" not in arm
+        arms += [arm, *(f"{sampler}~{name}{at}{strength}" for name in names if exact)]
+    return ",".join(arms)
+
+
 def parse_scales(text: str) -> list[float]:
     """Read guidance strengths in CFG units, such as `1.5,3,5,7.5`."""
     scales = [_number(part.strip(), f"scales {text!r}") for part in text.split(",")]
@@ -105,6 +121,13 @@ def _split(text: str) -> Iterable[str]:
 
 
 def _parse_arm(text: str, scales: Sequence[float], samplers: Mapping[str, str]) -> list[Arm]:
+    sampler, tilde, rest = text.partition("~")
+    if tilde and "region:" not in text:
+        from pipelines.approximation import parse  # here, as below: it imports torch
+
+        name, at, strength = rest.partition("@")
+        found = _parse_arm(f"{sampler}{at}{strength}", scales, samplers)
+        return [replace(arm, approximate=str(parse(name))) for arm in found]
     pattern, example = _ARM, "SAMPLER, SAMPLER@0.6 or SAMPLER[eta=0.5,order=3]@0.6"
     if "region:" in text:
         pattern, example = _REGION, "region:FILE, NAME=region:FILE or region:FILE@l0.6"

@@ -1,4 +1,4 @@
-"""Turn the features of each arm and scale into numbers, and compare arms at equal scale."""
+"""Turn the features of each arm and scale into numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.features import Features
-from eval.front import Curve
-from eval.metrics import clip_score, frechet_floor, frechet_resampled, kid
-from eval.reference import Reference
-from eval.statistics import difference, interval, resampled_mean
+from eval.kernels import cmmd, kid
+from eval.metrics import frechet_floor, frechet_infinity, frechet_influence
+from eval.neighbours import precision_recall
+from eval.reference_set import Reference
+from eval.statistics import interval, linear_draws, resampled_mean
 
-GRAM_RESAMPLES = 200  # when n < d one resample costs an (n, n) eigenproblem, not a (d, d) one
-MEASURES = ("clip", "fid", "all_right")  # compared between arms
-NUMBERS = ("clip", "clip_half_interval", "fid", "fid_floor", "kid", "all_right", "pairs_right")
+NUMBERS = (
+    *("clip", "clip_half_interval", "clip_interval", "clip2", "fid", "fid_interval", "fid_floor"),
+    *("fid_infinity", "kid", "cmmd", "precision", "recall", "all_right", "pairs_right"),
+    *("saturation", "contrast", "latent_std"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Cell:
     entry: dict
     features: Features
     draws: dict[str, np.ndarray]
+
+
+def clip_score(cosines: np.ndarray) -> float:
+    """Return 100 × the mean image–caption cosine (not 2.5 × as in Hessel et al. 2021)."""
+    return 100 * float(np.mean(np.asarray(cosines, np.float64)))
 
 
 def by_prompt(features: Features, values: np.ndarray, prompts: int) -> list[np.ndarray]:
@@ -56,19 +64,27 @@ def measure(
     n = len(features.clip)
     entry: dict = {k: arm[k] for k in ("arm", "sampler", "scale", "omega", "guidance")}
     entry |= {"n": n, "invalid": len(features.invalid), "invalid_files": features.invalid.tolist()}
+    entry["approximation"] = arm.get("approximation")
+    entry |= {"missing": features.missing, "duplicates": features.duplicates}
     entry |= {"valid": n > 0 and not len(features.invalid), **dict.fromkeys(NUMBERS)}
     draws: dict[str, np.ndarray] = {}
     if not n:
         return Cell(entry, features, draws)
-    entry["clip"] = clip_score(features.clip)
-    draws["clip"] = _mean_draws(features, 100.0 * features.clip.astype(np.float64), weights)
+    columns = {
+        "clip": 100.0 * features.clip.astype(np.float64),
+        "clip2": 100.0 * features.clip2.astype(np.float64),
+        "all_right": features.checks[:, 0].astype(np.float64),
+        "pairs_right": features.checks[:, 1].astype(np.float64),
+    }
+    for name, values in columns.items():
+        if not np.isnan(values).all():
+            entry[name] = float(np.nanmean(values))
+            draws[name] = _mean_draws(features, values, weights)
     low, high = interval(draws["clip"])
-    entry["clip_half_interval"] = None if np.isnan(high) else (high - low) / 2
-    for column, name in enumerate(("all_right", "pairs_right")):
-        checks = features.checks[:, column].astype(np.float64)
-        if not np.isnan(checks).all():
-            entry[name] = float(np.nanmean(checks))
-            draws[name] = _mean_draws(features, checks, weights)
+    entry |= {"clip_interval": [low, high], "clip_half_interval": (high - low) / 2}
+    entry["saturation"], entry["contrast"] = features.looks.astype(np.float64).mean(0).tolist()
+    if not np.isnan(features.latent_std).all():
+        entry["latent_std"] = float(np.nanmean(features.latent_std.astype(np.float64)))
     if reference and n > 1:
         _distances(entry, draws, features, weights, reference)
         if reference.features is not None:
@@ -79,78 +95,58 @@ def measure(
 
 
 def _distances(entry, draws, features: Features, weights, reference: Reference) -> None:
-    """Add FID with its draws, and KID where the reference has features."""
+    """Add FID with its draws, and what else compares with the reference as far as it can."""
     d = features.fid.shape[1]
     if reference.statistics.mean.size != d:
         raise ValueError(
             f"the reference has {reference.statistics.mean.size} feature dimensions, the images "
             f"{d}; build it for this model: 'python -m eval reference'"
         )
-    groups = by_prompt(features, features.fid, weights.shape[1])
-    ones = np.ones((1, len(groups)))
-    entry["fid"] = float(frechet_resampled(groups, ones, reference.statistics)[0])
-    used = weights if len(features.fid) >= d else weights[:GRAM_RESAMPLES]
-    draws["fid"] = frechet_resampled(groups, used, reference.statistics)
+    entry["fid"], slope = frechet_influence(features.fid, reference.statistics)
+    by_weight = np.bincount(features.prompt.astype(int), slope, minlength=weights.shape[1])
+    draws["fid"] = linear_draws(entry["fid"], by_weight, weights)
+    entry["fid_interval"] = list(interval(draws["fid"]))
+    entry["fid_infinity"] = frechet_infinity(features.fid, reference.statistics)
     if reference.features is not None:
         entry["kid"] = kid(features.fid, reference.features, reference.kernel)
-
-
-def curves(cells: Mapping[str, Cell]) -> dict[str, Curve]:
-    """Return one curve per arm through its valid cells with CLIP and FID, ordered by omega."""
-    by_arm: dict[str, list[Cell]] = {}
-    for cell in cells.values():
-        if cell.entry["valid"] and cell.entry["fid"] is not None:
-            by_arm.setdefault(cell.entry["arm"], []).append(cell)
-    count = min((len(c.draws["fid"]) for found in by_arm.values() for c in found), default=0)
-    found = {}
-    for arm, points in by_arm.items():
-        points.sort(key=lambda cell: cell.entry["omega"])
-        omega, clip, fid = (
-            np.array([c.entry[k] for c in points]) for k in ("omega", "clip", "fid")
-        )
-        clip_draws, fid_draws = (
-            np.stack([c.draws[k][:count] for c in points], axis=1) for k in ("clip", "fid")
-        )
-        found[arm] = Curve(omega, clip, fid, clip_draws, fid_draws)
-    return found
-
-
-def at_equal_scale(cells: Mapping[str, Cell], focus: str) -> list[dict]:
-    """Compare the focus arm with every other at each omega where both are valid."""
-    valid = [cell for cell in cells.values() if cell.entry["valid"]]
-    own = {round(c.entry["omega"], 3): c for c in valid if c.entry["arm"] == focus}
-    table = []
-    for cell in valid:
-        mate = own.get(round(cell.entry["omega"], 3))
-        if cell.entry["arm"] == focus or mate is None:
-            continue
-        row: dict = {"baseline": cell.entry["arm"], "omega": cell.entry["omega"]}
-        for name in MEASURES:
-            row[name] = None
-            if name in cell.draws and name in mate.draws:
-                count = min(len(cell.draws[name]), len(mate.draws[name]))
-                point = mate.entry[name] - cell.entry[name]
-                draws = mate.draws[name][:count] - cell.draws[name][:count]
-                row[name] = difference(point, draws, lower_is_better=name == "fid")
-        table.append(row)
-    return table
+        found = precision_recall(features.fid, reference.features, reference.radii)
+        entry["precision"], entry["recall"] = found or (None, None)
+    if reference.embedding is not None:
+        kernel = reference.embedding_kernel
+        entry["cmmd"] = cmmd(features.embedding, reference.embedding, kernel)
 
 
 def notes(cells: Mapping[str, Cell], problems: Mapping[str, str]) -> list[str]:
     """Say, one line each, what a reader of the table must know."""
     lines = [f"{name} missing: {reason}" for name, reason in sorted(problems.items())]
-    bad = [key for key, cell in cells.items() if not cell.entry["valid"]]
+    entries = {key: cell.entry for key, cell in cells.items()}
+    missing = sum(entry["missing"] for entry in entries.values())
+    if missing:
+        expected = sum(entry["n"] + entry["invalid"] for entry in entries.values())
+        arms = dict.fromkeys(entry["arm"] for entry in entries.values() if entry["missing"])
+        lines.append(
+            f"{missing} of {expected} images are missing, of {', '.join(arms)}: the run is not "
+            "finished, and these arms are invalid until it is"
+        )
+    bad = {key: e["invalid"] - e["missing"] for key, e in entries.items()}
+    bad = {key: count for key, count in bad.items() if count}
     if bad:
-        lines.append(f"invalid or missing images; left out of all comparisons: {', '.join(bad)}")
-    sizes = [
-        (c.entry["n"], c.features.fid.shape[1])
-        for c in cells.values()
-        if c.entry["fid"] is not None
+        listed = ", ".join(f"{key} ({count})" for key, count in bad.items())
+        lines.append(
+            f"images that cannot be scored: {listed}; left out of all means, and their arms out "
+            "of all comparisons"
+        )
+    near = {e["arm"]: e["approximation"] for e in entries.values() if e["approximation"]}
+    lines += [
+        f"{arm} is approximated, no result at this NFE: {found['whole']} of {found['evaluations']} "
+        f"evaluations run the whole network, with {found['rows']} UNet rows in all"
+        for arm, found in near.items()
     ]
+    sizes = [(e["n"], cells[k].features.fid.shape[1]) for k, e in entries.items() if e["fid"]]
     n, d = min(sizes, default=(1, 0))
     if n <= d:
         lines.append(
             f"FID is strongly biased at n = {n} ≤ {d} feature dimensions: compare arms at equal n, "
-            f"never with published values; its intervals use {GRAM_RESAMPLES} resamples at most"
+            "never with published values"
         )
     return lines

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from eval.arms import Arm
 from eval.models import Sampler
+
+if TYPE_CHECKING:
+    from pipelines.approximate import Approximated
 
 
 class Drawer(Protocol):
@@ -54,6 +57,21 @@ class Planned:
         return latents, images
 
 
+@dataclass
+class Near(Planned):
+    """A planned arm with an approximated UNet: its evaluations are not all whole ones."""
+
+    ready: Approximated
+
+    def describe(self) -> dict:
+        return {**super().describe(), "approximation": self.ready.describe()}
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.ready.generate(prompts, seeds)
+
+
 def drawer(arm: Arm, sd: Sampler, nfe: int, grid: str | None = None) -> Drawer:
     """Prepare an arm; every arm must spend exactly the same number of evaluations.
 
@@ -81,4 +99,17 @@ def drawer(arm: Arm, sd: Sampler, nfe: int, grid: str | None = None) -> Drawer:
             f"arm {arm.key!r} spends {len(plan)} evaluations, not {nfe}: arms are compared "
             f"at equal cost; give an --nfe that it can spend exactly, such as {len(plan)}"
         )
-    return Planned(arm, sd, plan)
+    if arm.approximate is None:
+        return Planned(arm, sd, plan)
+    try:
+        return Near(arm, sd, plan, approximate(sd, plan, arm.approximate))
+    except ValueError as error:
+        raise ValueError(f"arm {arm.key!r}: {error}") from None
+
+
+def approximate(sd: Sampler, plan: object, name: str) -> Approximated:
+    """Fit the approximation of that name to a loaded model and a plan."""
+    from pipelines.approximate import approximated  # here: it imports diffusers
+    from pipelines.approximation import parse
+
+    return approximated(sd, plan, parse(name))

@@ -12,13 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from eval.images import is_flat, write_atomic
-from eval.scorers import STANDINS, ExactChecker, Inception, OpenClip, Scorer
+from eval.extractor import Extractor, unit
+from eval.images import write_atomic
+from eval.reading import MISSING, SAME, Picture, read_picture, twins
 
-SCORER = "ViT-B-32-quickgelu/openai"
-READ = 256  # images held in memory at once
+READ = 128  # images held in memory at once
 
 
 @dataclass(frozen=True)
@@ -26,105 +25,38 @@ class Features:
     """Features of the n valid images of one arm at one scale, ordered by (prompt, seed).
 
     prompt, seed  (n,) int64, index into the prompt list and seed
-    clip          (n,) cosine between the image and its prompt
+    clip, clip2   (n,) cosine between the image and its prompt, by the first and second scorer; NaN
+                  without the second
+    embedding     (n, e) float32, the first scorer's image embeddings at length 1
     fid           (n, d) float32, what FID and KID compare; (n, 0) when there is no extractor
     checks        (n, 2) 0 or 1: everything right, all pairs right; NaN where unknown
+    looks         (n, 2) mean saturation and RMS contrast, in [0, 1]
+    latent_std    (n,) standard deviation of the final latent; NaN where the run did not note it
     invalid       why each excluded file was excluded: "file: reason"
     """
 
     prompt: np.ndarray
     seed: np.ndarray
     clip: np.ndarray
+    clip2: np.ndarray
+    embedding: np.ndarray
     fid: np.ndarray
     checks: np.ndarray
+    looks: np.ndarray
+    latent_std: np.ndarray
     invalid: np.ndarray
 
-
-@dataclass
-class Extractor:
-    """The networks of one scoring.
-
-    FID features come from `inception` when it is there, else from the scorer's image tower when
-    `fid_from_scorer`, else there are none.
-    """
-
-    scorer: Scorer
-    checker: ExactChecker | None = None
-    inception: Inception | None = None
-    fid_from_scorer: bool = True
+    def excluded(self, reason: str) -> int:
+        """Count the files that were excluded for a reason that begins so."""
+        return sum(text.split(": ", 1)[1].startswith(reason) for text in self.invalid.tolist())
 
     @property
-    def identity(self) -> str:
-        """16 hex digits; two extractors with the same value give the same features."""
-        parts = [self.scorer.identity, self.fid_name if self.fid_from_scorer else "-"]
-        parts += [x.identity if x else "-" for x in (self.checker, self.inception)]
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    def missing(self) -> int:
+        return self.excluded(MISSING)
 
     @property
-    def fid_name(self) -> str:
-        """What the FID features are, in words."""
-        if self.inception:
-            return self.inception.name
-        return f"{self.scorer.name}: image embedding, of length √d"
-
-    def fid_features(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the features that FID compares, (n, d); d = 0 when there is no extractor."""
-        if self.inception:
-            return self.inception.images(pixels)
-        if self.fid_from_scorer:
-            return at_length_root_d(self.scorer.images(pixels))
-        return np.zeros((len(pixels), 0), np.float32)
-
-
-def at_length_root_d(embeddings: np.ndarray) -> np.ndarray:
-    """Scale each row of (n, d) to length √d, so that a dimension's mean square is about 1.
-
-    The contrastive loss sets an embedding's direction alone; its length carries nothing.
-    """
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings * (embeddings.shape[1] ** 0.5 / length)
-
-
-def extractor_for(scorer: str | None, standin: bool, fid: bool) -> tuple[Extractor, dict[str, str]]:
-    """Load the networks that a run needs; what cannot be had is named in the second value.
-
-    scorer  see OpenClip; None takes the stand-ins' own, or OpenAI's ViT-B/32 for real models
-    fid     whether FID features are wanted: InceptionV3 for real models, the scorer for stand-ins
-    """
-    problems: dict[str, str] = {}
-    spec = scorer or (f"local-dir:{STANDINS / 'clip'}" if standin else SCORER)
-    extractor = Extractor(OpenClip(spec), fid_from_scorer=standin)
-    if standin:
-        try:
-            extractor.checker = ExactChecker()
-        except ValueError as error:
-            problems["checker"] = str(error)
-    elif fid:
-        try:
-            extractor.inception = Inception()
-        except ValueError as error:
-            problems["fid"] = str(error)
-    return extractor, problems
-
-
-def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a PNG as uint8 (h, w, 3).
-
-    Raises ValueError with a short reason for a file that is missing, not an image, cut off, not
-    `size` (width, height), or of one single colour.
-    """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError("missing") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"not a readable image ({type(error).__name__})") from None
-    if size and pixels.shape[1::-1] != size:
-        raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} pixels, not {size[0]}×{size[1]}")
-    if is_flat(pixels):
-        raise ValueError("one single colour")
-    return pixels
+    def duplicates(self) -> int:
+        return self.excluded(SAME)
 
 
 def save_npz(path: Path, **arrays: np.ndarray) -> None:
@@ -164,12 +96,14 @@ def extract(
     known_bad: list[dict],
     extractor: Extractor,
     text: np.ndarray,
+    text2: np.ndarray | None = None,
 ) -> Features:
     """Return the features of images/<key>/<prompt:03d>_<seed>.png, from the cache where it holds.
 
     known_bad  entries {file, reason} that the sampling run itself found to be bad
-    text       (P, d) embeddings of the prompts
-    Missing, unreadable, wrongly sized and single-colour files are left out and named in `invalid`.
+    text       (P, d) embeddings of the prompts; `text2` those of the second scorer
+    Missing, unreadable, wrongly sized and single-colour files, and those whose pixels another file
+    has, too, are left out and named in `invalid`.
     """
     jobs = [(p, s) for p in range(len(prompts)) for s in seeds]
     files = [folder / "images" / key / f"{p:03d}_{s}.png" for p, s in jobs]
@@ -179,44 +113,69 @@ def extract(
     if cached := load_npz(cache, stamp):
         return Features(**cached)
 
-    rows: dict[str, list] = {name: [] for name in ("prompt", "seed", "clip", "fid", "checks")}
-    invalid: list[str] = []
-    unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+    rows: list[dict[str, np.ndarray]] = []
+    names: list[str] = []
+    digests: list[bytes] = []
+    reasons: dict[str, str] = {}
     for start in range(0, len(jobs), READ):
-        good, pixels = [], []
+        good: list[tuple[int, int]] = []
+        pictures: list[Picture] = []
         for job, path in zip(jobs[start : start + READ], files[start : start + READ], strict=True):
             try:
                 if path.name in bad:
                     raise ValueError(bad[path.name])
-                pixels.append(read_image(path, size))
+                pictures.append(read_picture(path, size))
                 good.append(job)
+                names.append(path.name)
             except ValueError as error:
-                invalid.append(f"{path.name}: {error}")
-        if not good:
-            continue
-        stack = np.stack(pixels)
-        which = np.array([p for p, _ in good])
-        image = extractor.scorer.images(stack)
-        cosine = (image * unit[which]).sum(1) / np.linalg.norm(image, axis=1)
-        rows["prompt"].append(which)
-        rows["seed"].append(np.array([s for _, s in good]))
-        rows["clip"].append(cosine)
-        reuse = extractor.fid_from_scorer and not extractor.inception
-        rows["fid"].append(at_length_root_d(image) if reuse else extractor.fid_features(stack))
-        captions = [prompts[p] for p in which]
-        unknown = np.full((len(good), 2), np.nan, np.float32)
-        rows["checks"].append(
-            extractor.checker.verdicts(stack, captions) if extractor.checker else unknown
-        )
-    empty = {"fid": np.zeros((0, 1), np.float32), "checks": np.zeros((0, 2), np.float32)}
+                reasons[path.name] = str(error)
+        if good:
+            digests += [picture.digest for picture in pictures]
+            rows.append(_measured(good, pictures, prompts, extractor, text, text2))
+    same = twins(names, digests)
+    reasons |= {name: f"{SAME} {other}" for name, other in same.items()}
+    keep = np.array([name not in same for name in names], bool)
+    one_row = {"embedding": (0, 1), "fid": (0, 1), "checks": (0, 2), "looks": (0, 2)}
     arrays = {
-        name: np.concatenate(parts) if parts else empty.get(name, np.zeros(0))
-        for name, parts in rows.items()
+        f.name: np.concatenate([row[f.name] for row in rows])[keep]
+        if rows
+        else np.zeros(one_row.get(f.name, (0,)), np.float32)
+        for f in fields(Features)
+        if f.name != "invalid"
     }
-    features = Features(**arrays, invalid=np.array(invalid, dtype=str))
+    listed = [f"{path.name}: {reasons[path.name]}" for path in files if path.name in reasons]
+    features = Features(**arrays, invalid=np.array(listed, dtype=str))
     save_npz(
         cache,
         stamp=np.array(stamp),
         **{f.name: getattr(features, f.name) for f in fields(Features)},
     )
     return features
+
+
+def _measured(
+    jobs: list[tuple[int, int]],
+    pictures: list[Picture],
+    prompts: list[str],
+    extractor: Extractor,
+    text: np.ndarray,
+    text2: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Return one row of every array of `Features` for each picture."""
+    stack = np.stack([picture.pixels for picture in pictures])
+    which = np.array([p for p, _ in jobs])
+    unknown = np.full((len(jobs), 2), np.nan, np.float32)
+    arrays = extractor.arrays(stack)
+    if extractor.second and text2 is not None:
+        clip2 = (unit(extractor.second.images(stack)) * unit(text2)[which]).sum(1)
+    else:
+        clip2 = unknown[:, 0]
+    captions = [prompts[p] for p in which]
+    return arrays | {
+        "prompt": which,
+        "seed": np.array([s for _, s in jobs]),
+        "clip": (arrays["embedding"] * unit(text)[which]).sum(1),
+        "clip2": clip2,
+        "checks": extractor.checker.verdicts(stack, captions) if extractor.checker else unknown,
+        "latent_std": np.array([picture.latent_std for picture in pictures], np.float32),
+    }

@@ -1,170 +1,154 @@
-"""Draw the figures of a scored run: FID–CLIP front, curves over guidance, picture grid."""
+"""Draw the FID–CLIP front of a scored run, and say how arms look in every plot.
+
+Plots are Figures, to be saved as PNG (with a legend in them) or put into the report as SVG (whose
+legend is the page's).
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
+
+from eval.pick import by_arm, has
+from eval.svg import INK
 
 # Okabe & Ito: tellable apart with any colour vision. The focus arm gets vermilion, alone.
 FOCUS_COLOUR = "#D55E00"
-COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "osD^vP"
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", INK, "#56B4E9", "#E69F00")
+MARKERS = "osD^vPX"  # one more than colours, so that pairs of both repeat after 42
 DPI = 150
-TILE = 112  # pixels of one picture in the grid
-ROWS = 8
+FONT = 8.5  # points; a panel is as wide as a phone, so that this stays legible there
 
 
 def styles(arms: Sequence[str], focus: str) -> dict[str, dict]:
-    """Return line styles: a CFG arm and its CFG++ form share a colour; CFG++ is dashed."""
+    """Return line styles: a CFG arm and its CFG++ form share a colour; CFG++ is dashed, hollow."""
     families = list(dict.fromkeys(a.replace("_cfg++", "") for a in arms if a != focus))
-    found = {}
-    for arm in arms:
+    found: dict[str, dict] = {}
+    for place, arm in enumerate(arms):
         if arm == focus:
-            found[arm] = {"color": FOCUS_COLOUR, "lw": 2.6, "marker": "*", "ms": 11, "zorder": 5}
+            style = {"color": FOCUS_COLOUR, "lw": 2.4, "marker": "*", "ms": 10, "zorder": 5}
         else:
-            place = families.index(arm.replace("_cfg++", ""))
-            found[arm] = {"color": COLOURS[place % len(COLOURS)], "lw": 1.3, "ms": 5}
-            found[arm]["marker"] = MARKERS[place % len(MARKERS)]
-        found[arm]["ls"] = "--" if "cfg++" in arm else "-"
+            family = families.index(arm.replace("_cfg++", ""))
+            style = {"color": COLOURS[family % len(COLOURS)], "lw": 1.2, "ms": 4.5}
+            style["marker"] = MARKERS[family % len(MARKERS)]
+            if "cfg++" in arm:
+                style |= {"ls": (0, (3.5, 1.6)), "mfc": "none"}
+        found[arm] = style | {"gid": f"arm-{place}"}
     return found
 
 
-def by_arm(results: dict) -> dict[str, list[dict]]:
-    """Return each arm's cells that hold images, ordered by omega; arms in the order of the run."""
-    arms: dict[str, list[dict]] = {}
-    for key, cell in results["cells"].items():
-        arms.setdefault(cell["arm"], [])
-        if cell["n"]:
-            arms[cell["arm"]].append({**cell, "key": key})
-    return {arm: sorted(cells, key=lambda c: c["omega"]) for arm, cells in arms.items()}
+def interval_of(cell: Mapping, name: str) -> tuple[float, float] | None:
+    """Return a cell's 95 % interval of `name`, or None where it is not known."""
+    if found := cell.get(f"{name}_interval"):
+        return found[0], found[1]
+    half = cell.get(f"{name}_half_interval")
+    return None if half is None else (cell[name] - half, cell[name] + half)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def settings():
+    """Return a context in which text and axes are drawn in ink, without heavy frames."""
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    return matplotlib.rc_context(
+        {**dict.fromkeys((*inks, "grid.color"), INK), "font.size": FONT, "axes.linewidth": 0.6}
+        | {"axes.spines.top": False, "axes.spines.right": False, "lines.markeredgewidth": 1.0}
+    )
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG on white; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     return path
 
 
-def front(results: dict, path: Path) -> Path | None:
-    """Draw FID against CLIP, one line per arm through its scales; None when there is no FID."""
-    arms = by_arm(results)
-    if all(cell["fid"] is None for cells in arms.values() for cell in cells):
-        return None
-    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    for arm, style in styles(list(arms), results["focus"]).items():
-        cells = [cell for cell in arms[arm] if cell["fid"] is not None]
-        clip, fid = [c["clip"] for c in cells], [c["fid"] for c in cells]
-        axes.plot(clip, fid, label=arm, **style)
-        bold = arm == results["focus"]
-        for i, cell in enumerate(cells):
-            if bold or i in (0, len(cells) - 1):
-                axes.annotate(
-                    f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
-                    textcoords="offset points", fontsize=8 if bold else 6.5,
-                    color=style["color"], fontweight="bold" if bold else "normal",
-                )  # fmt: skip
-        bad = [cell for cell in cells if not cell["valid"]]
-        axes.plot([c["clip"] for c in bad], [c["fid"] for c in bad], "x", color="0.3", ms=11)
-    axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
-    axes.set_title(f"{results['stamp']}  ·  NFE {results['nfe']}", fontsize=10)
-    axes.grid(alpha=0.25)
-    figure.legend(
-        loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, handlelength=3.2,
-        title="numbers: guidance strength ω; × a point with invalid images", title_fontsize=8,
-    )  # fmt: skip
-    return _save(figure, path)
+def line(axes: Axes, style: dict, x, y, x_err, y_err, label: str, bad: Sequence[int] = ()) -> None:
+    """Draw one arm: its line, its whiskers paler behind it, and × on the points `bad`.
 
-
-def scale(results: dict, path: Path) -> Path:
-    """Draw CLIP, FID and the checker's score over guidance strength, as far as they exist."""
-    arms = by_arm(results)
-    panels = [
-        (name, label, factor)
-        for name, label, factor in (
-            ("clip", "CLIP score", 1), ("fid", "FID", 1), ("all_right", "all right, %", 100)
-        )
-        if any(cell[name] is not None for cells in arms.values() for cell in cells)
-    ]  # fmt: skip
-    figure = Figure(figsize=(3.9 * len(panels) + 0.6, 4.4), layout="constrained")
-    for axes, (name, label, factor) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        for arm, style in styles(list(arms), results["focus"]).items():
-            cells = [cell for cell in arms[arm] if cell[name] is not None]
-            y = [factor * c[name] for c in cells]
-            axes.plot([c["omega"] for c in cells], y, label=arm, **style)
-        axes.set(xlabel="guidance strength ω", ylabel=label)
-        axes.grid(alpha=0.25)
-    figure.suptitle(f"{results['stamp']}  ·  NFE {results['nfe']}", fontsize=10)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5,
-        handlelength=3.2,
-    )  # fmt: skip
-    return _save(figure, path)
-
-
-def nearest(cells: list[dict], omega: float) -> dict | None:
-    """Return the cell whose guidance strength is closest to `omega`."""
-    return min(cells, key=lambda cell: abs(cell["omega"] - omega), default=None)
-
-
-def usual_omega(results: dict) -> float:
-    """Return the strength that pictures are shown at: the middle one of the focus arm's scales.
-
-    Not the one with the best FID: with few prompts that is often hardly any guidance.
+    x_err, y_err  of `spread`, or None
+    bad           places of the points with invalid images
     """
+    whiskers = {"fmt": "none", "ecolor": style["color"], "gid": style["gid"]}
+    focus = style["color"] == FOCUS_COLOUR
+    _, _, bars = axes.errorbar(
+        x, y, yerr=y_err, xerr=x_err, elinewidth=1.1 if focus else 0.7,
+        alpha=0.75 if focus else 0.22, zorder=3 if focus else 1, **whiskers,
+    )  # fmt: skip
+    for bar in bars:
+        bar.set_gid(style["gid"])
+    axes.plot(x, y, label=label, **style)
+    if bad:
+        axes.plot([x[i] for i in bad], [y[i] for i in bad], "x", color=INK, ms=11, gid=style["gid"])
+
+
+def swatch(style: dict) -> Figure:
+    """Draw a short piece of an arm's line, for a legend."""
+    figure = Figure(figsize=(0.5, 0.2))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.plot([0.1, 0.9], [0, 0], **{**style, "marker": None, "gid": None})
+    axes.plot([0.5], [0], **{**style, "ms": min(8, style["ms"] + 1), "gid": None})
+    axes.set_xlim(0, 1)
+    return figure
+
+
+def spread(points: Iterable[tuple[float, tuple[float, float] | None]]) -> list[list[float]]:
+    """Return matplotlib's [[below], [above]] distances; zero where there is no interval."""
+    pairs = [(max(0, y - i[0]), max(0, i[1] - y)) if i else (0, 0) for y, i in points]
+    return [list(side) for side in zip(*pairs, strict=True)]
+
+
+def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, title=title,
+        ncols=5 if figure.get_figwidth() > 9 else 3, handlelength=3.2, title_fontsize=FONT - 0.5,
+    )  # fmt: skip
+
+
+def title_of(results: dict) -> str:
+    return f"{results['stamp']}  ·  NFE {results['nfe']}"
+
+
+def front(
+    results: dict, size: tuple[float, float] = (7.6, 5), legend: bool = True
+) -> Figure | None:
+    """Draw FID against CLIP, one line per arm through its scales; None when there is no FID.
+
+    size    inches; narrow figures label the strengths of the focus arm alone
+    legend  whether legend and title are part of the figure
+    """
+    if not has(results, "fid"):
+        return None
     arms = by_arm(results)
-    cells = arms[results["focus"]] or [cell for found in arms.values() for cell in found]
-    return cells[len(cells) // 2]["omega"]
-
-
-def tile(path: Path, side: int = TILE) -> Image.Image:
-    """Read a picture at `side` pixels; a grey tile with a cross where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError):
-        blank = Image.new("RGB", (side, side), "#bbbbbb")
-        ImageDraw.Draw(blank).line((0, 0, side, side), fill="#777777", width=2)
-        return blank
-
-
-def grid(results: dict, config: dict, folder: Path, path: Path) -> Path:
-    """Draw prompts × arms at one guidance strength, every row from the same start noise."""
-    arms = by_arm(results)
-    omega = usual_omega(results)
-    columns = [cell for cells in arms.values() if (cell := nearest(cells, omega))]
-    prompts, seed = config["prompts"], config["seeds"][0]
-    # spread over the list, which may be ordered by difficulty
-    chosen = np.unique(np.linspace(0, len(prompts) - 1, min(ROWS, len(prompts))).astype(int))
-    text_width, head, gap = 250, 62, 4
-    width = text_width + len(columns) * (TILE + gap)
-    height = head + len(chosen) * (TILE + gap) + 24
-    sheet = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(sheet)
-    font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (14, 11))
-    pen.text((8, 8), "same prompt and seed in a row", "#444444", small)
-    for c, cell in enumerate(columns):
-        left = text_width + c * (TILE + gap)
-        colour = FOCUS_COLOUR if cell["arm"] == results["focus"] else "#222222"
-        name = cell["arm"].replace("_cfg++", "\n_cfg++", 1).replace("[", "\n[", 1)
-        pen.text((left + 2, 6), f"{name}\nω = {cell['omega']:g}", colour, small)
-    for r, p in enumerate(chosen):
-        top = head + r * (TILE + gap)
-        lines = textwrap.wrap(prompts[p], 30)[:6]
-        pen.text((8, top + 4), "\n".join(lines), "black", font, spacing=4)
-        for c, cell in enumerate(columns):
-            picture = tile(folder / "images" / cell["key"] / f"{p:03d}_{seed}.png")
-            sheet.paste(picture, (text_width + c * (TILE + gap), top))
-    pen.text((8, height - 20), f"{results['stamp']} · NFE {results['nfe']}", "#444444", small)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    with settings():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        for arm, style in styles(list(arms), results["focus"]).items():
+            cells = [cell for cell in arms[arm] if cell["fid"] is not None]
+            if not cells:
+                continue
+            clip, fid = [c["clip"] for c in cells], [c["fid"] for c in cells]
+            clip_err = spread((c["clip"], interval_of(c, "clip")) for c in cells)
+            fid_err = spread((c["fid"], interval_of(c, "fid")) for c in cells)
+            bad = [i for i, cell in enumerate(cells) if not cell["valid"]]
+            line(axes, style, clip, fid, clip_err, fid_err, arm, bad)
+            bold = arm == results["focus"]
+            ends = (0, len(cells) - 1) if size[0] > 5 else ()
+            for i, cell in enumerate(cells):
+                if bold or i in ends:
+                    axes.annotate(
+                        f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
+                        textcoords="offset points", fontsize=FONT if bold else FONT - 2,
+                        color=style["color"], fontweight="bold" if bold else "normal",
+                        gid=style["gid"],
+                    )  # fmt: skip
+        axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
+        axes.grid(alpha=0.15)
+        if legend:
+            axes.set_title(title_of(results), fontsize=10)
+            text = "numbers: guidance strength ω; whiskers: 95 %; × a point with invalid images"
+            legend_below(figure, axes, text)
+    return figure

@@ -1,27 +1,29 @@
 """Keep what stands in a run folder beside the images.
 
-    config.json    everything that determines the images; a run resumes only if it is unchanged
-    env.json       versions and device: recorded, not compared
-    invalid.json   arm key -> [{"file", "reason"}]: images that cannot be scored
-    timing.json    arm key -> seconds per image in the last process that drew the arm
-
-One process at a time writes to a folder; there is no lock.
+config.json                everything that determines the images; arms may join, the rest stays
+env.json, env-<rank>.json  versions and device of each process: recorded, not compared
+run.lock                   empty unless a run is drawing (eval.lock)
+invalid/, timing*.json     what was found out about the images (eval.records)
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from eval.images import write_atomic
+from eval.lock import FILE as LOCK
 
 # Told in config.json for the reader; the list of prompts itself is what is compared.
 INFORMATIVE = ("prompts_file", "prompts_sha256")
-PACKAGES = ("diffusers", "transformers", "open_clip_torch", "numpy", "pillow")
+PACKAGES = ("diffusers", "transformers", "accelerate", "open_clip_torch", "numpy", "pillow")
+CODE = ("samplers", "pipelines")  # what turns a plan into an image
 
 
 def write_json(path: Path, value: object) -> None:
@@ -42,33 +44,66 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def open_folder(folder: Path, config: dict) -> None:
-    """Start a run folder, or resume one whose config is the same.
-
-    A folder in which nothing was drawn yet takes any config.
-    Raises ValueError naming the fields that differ, and for a folder that holds something else.
-    """
+def check_folder(folder: Path) -> None:
+    """Raise ValueError for a place where no run can be: a file, or a folder with other things."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder as --out")
+    if not folder.exists() or (folder / "config.json").exists():
+        return
+    # A run that was killed at its first write leaves these.
+    if any(p.name != LOCK and p.suffix != ".tmp" for p in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+
+
+def open_folder(folder: Path, config: dict) -> dict:
+    """Start a run folder, or resume one whose config is the same; return its whole config.
+
+    An image follows from its own arm's entry and from what is not about arms. New arms and scales
+    therefore join those that are there, and arms that are not asked for stay as they are. A folder
+    in which nothing was drawn yet takes any config.
+    Raises ValueError naming the fields that differ.
+    """
     path = folder / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
-    if path.exists():
-        differing = differences(read_json(path), config)
-        begun = (folder / "invalid.json").exists() or any(folder.glob("images/*/*.png"))
-        if differing and begun:
+    old = read_json(path)
+    if any(folder.glob("images/*/*.png")) or any(folder.glob("invalid*")):
+        shared = {a["key"] for a in old["arms"]} & {a["key"] for a in config["arms"]}
+        differing = differences(_only(old, shared), _only(config, shared))
+        if differing:
+            fixed = any(found.startswith(("seeds", "prompts", "batch")) for found in differing)
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "
                 "give another --out, or the settings of that run to resume it"
+                + (": arms and scales may join a run, seeds and prompts may not" if fixed else "")
             )
-        if differing:
-            write_json(path, config)
-    else:
-        # The first write of a killed run leaves only its own temporary file.
-        if folder.exists() and any(p.name != "config.json.tmp" for p in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+        config = {**old, "arms": joined(old["arms"], config["arms"])}
+    if config != old:
         write_json(path, config)
-    for leftover in (*folder.glob("*.tmp"), *folder.glob("images/*/*.tmp")):
-        leftover.unlink()
+    return config
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writes left; only for a process that is alone in the folder."""
+    for pattern in ("*.tmp", "images/*/*.tmp", "invalid/*/*.tmp"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
+
+
+def joined(old: Sequence[dict], new: Sequence[dict]) -> list[dict]:
+    """Return old arms with new ones: each after the last strength of its sampler, or at the end."""
+    arms = list(old)
+    for arm in new:
+        if any(arm["key"] == a["key"] for a in arms):
+            continue
+        mates = [i for i, a in enumerate(arms) if a["arm"] == arm["arm"]]
+        arms.insert(mates[-1] + 1 if mates else len(arms), arm)
+    return arms
+
+
+def _only(config: dict, keys: set[str]) -> dict:
+    """Return a config with these arms alone, by key."""
+    arms = sorted((a for a in config["arms"] if a["key"] in keys), key=lambda a: a["key"])
+    return {**config, "arms": arms}
 
 
 def differences(old: dict, new: dict) -> list[str]:
@@ -100,8 +135,8 @@ def _arms_difference(old: list[dict], new: list[dict]) -> str:
     return "arms: now " + ", ".join(parts or ["in another order"])
 
 
-def record_environment(folder: Path, device: str) -> str | None:
-    """Write env.json; return one line when a resumed run goes on in another environment."""
+def record_environment(path: Path, device: str) -> str | None:
+    """Write a process's environment; return one line when a resumed run goes on in another."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -113,15 +148,15 @@ def record_environment(folder: Path, device: str) -> str | None:
         "python": platform.python_version(),
         "torch": torch.__version__,  # names the CUDA build too
         **versions,
-        "device": device,
+        "code": code_digest(),
+        "device": kind,
         "device_name": torch.cuda.get_device_name(device) if kind == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
-    path = folder / "env.json"
     before = read_json(path)
     earlier = before.pop("earlier", [])
-    changed = [name for name in now if before and before.get(name) != now[name]]
+    changed = [name for name in now if name in before and before[name] != now[name]]
     if changed:
         earlier = [*earlier, before]
     write_json(path, {**now, **({"earlier": earlier} if earlier else {})})
@@ -130,42 +165,10 @@ def record_environment(folder: Path, device: str) -> str | None:
     return f"note: resumed with another {', '.join(changed)}; bits may differ from earlier images"
 
 
-class Records:
-    """invalid.json and timing.json of one run folder."""
-
-    def __init__(self, folder: Path):
-        self._invalid_path, self._timing_path = folder / "invalid.json", folder / "timing.json"
-        self.invalid: dict[str, list[dict[str, str]]] = read_json(self._invalid_path)
-        self.timing: dict[str, float] = read_json(self._timing_path)
-        self._spent: dict[str, tuple[int, float]] = {}  # images and seconds of this process
-
-    def reason(self, key: str, file: str) -> str | None:
-        """Return why an image of an arm is invalid, or None."""
-        return next((r["reason"] for r in self.invalid.get(key, []) if r["file"] == file), None)
-
-    def replace(self, key: str, files: list[str], reasons: dict[str, str]) -> None:
-        """Forget what was recorded about `files` of an arm, record `reasons`, and save."""
-        kept = [r for r in self.invalid.get(key, []) if r["file"] not in files]
-        kept += [{"file": file, "reason": reason} for file, reason in reasons.items()]
-        if kept == self.invalid.get(key, []):
-            return
-        self.invalid[key] = sorted(kept, key=lambda r: r["file"])
-        self.invalid = {k: v for k, v in sorted(self.invalid.items()) if v}
-        write_json(self._invalid_path, self.invalid)
-
-    def time(self, key: str, images: int, seconds: float) -> None:
-        """Add one batch to an arm's time and save."""
-        old_images, old_seconds = self._spent.get(key, (0, 0.0))
-        images, seconds = old_images + images, old_seconds + seconds
-        self._spent[key] = images, seconds
-        self.timing[key] = round(seconds / images, 5)
-        write_json(self._timing_path, self.timing)
-
-    def summary(self) -> list[str]:
-        """Say how many images of each arm are invalid, one line per arm."""
-        lines = []
-        for key, records in self.invalid.items():
-            reasons = [r["reason"] for r in records]
-            counts = ", ".join(f"{reasons.count(r)} {r}" for r in dict.fromkeys(reasons))
-            lines.append(f"{key}: {counts}")
-        return lines
+def code_digest() -> str:
+    """Return 16 hex digits that change with the Python files that turn a plan into an image."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(f for part in CODE for f in (root / part).glob("*.py"))
+    files += sorted(root.glob("latent_*.py"))
+    joined = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    return hashlib.sha256(joined).hexdigest()[:16]

@@ -1,11 +1,21 @@
-"""Compare arms at matched guidance: FID where CLIP is equal, and CLIP where FID is equal.
+"""Compare arms at matched guidance: FID at equal CLIP, and CLIP at equal FID, along their fronts.
 
 The same guidance scale is not the same guidance in two samplers, so a comparison at equal scale
-says little. Each arm is a curve through its scales in the plane (CLIP, FID); we walk it from weak
-to strong guidance, up to its highest CLIP, and read it off by linear interpolation, never beyond
-its ends. In each bootstrap resample all arms see the same prompts, the curves are read again, and
-the level moves by what the redrawn prompts shift the measure on average (hard prompts lower every
-arm), so that a resample asks the same question.
+says little. Each arm is a polyline through its scales in the plane (CLIP, FID), straight between
+neighbouring scales and never extended. Where guidance is weak FID often falls as CLIP rises, and
+where it is strong both get worse; nobody would choose such a scale. So an arm is read by what it
+*attains*:
+
+    FID at CLIP = c     the lowest FID on its polyline where CLIP is at least c
+    CLIP at FID = f     the highest CLIP on its polyline where FID is at most f
+
+On the part between its lowest FID and its highest CLIP, the front, this is plain interpolation.
+The headline is the mean difference of two fronts over the range that they have in common (the area
+between them over its width), from the later start to the earlier end; should one lie wholly beyond
+the other, it is the difference at the earlier end. Levels spread over the focus arm's front follow.
+
+In each bootstrap resample all arms see the same prompts, and range, levels and readings are made
+again from the resampled polylines by the same rule.
 """
 
 from __future__ import annotations
@@ -15,16 +25,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.statistics import difference, holm
+from eval.statistics import difference, judge
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the common range, where levels are placed
+STEPS = 40  # levels that the mean over a common range is taken at
 LOST = 0.1  # a level that this share of the resamples cannot reach is out of range
 OUT = "out of range"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm over S scales, ordered by `omega`; draws are (B, S) with the same resamples."""
+    """One arm over S ≥ 1 scales, ordered by `omega`; draws are (B, S) with the same resamples."""
 
     omega: np.ndarray
     clip: np.ndarray
@@ -32,116 +43,145 @@ class Curve:
     clip_draws: np.ndarray
     fid_draws: np.ndarray
 
-    def rising(self) -> Curve:
-        """Return the part from the weakest guidance up to the highest CLIP."""
-        end = int(np.argmax(self.clip)) + 1
-        return Curve(
-            self.omega[:end],
-            self.clip[:end],
-            self.fid[:end],
-            self.clip_draws[:, :end],
-            self.fid_draws[:, :end],
-        )
 
+def attained(need: np.ndarray, cost: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Return the lowest `cost` on polylines where `need` ≥ `level`; NaN where it never is.
 
-def read_off(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Return y where the polylines (x, y) last cross `level` upwards in x; NaN where they never do.
+    need, cost  (B, S), the corners of one polyline per row
+    level       (B, L)
+    returns     (B, L)
 
-    x, y   (B, S), one polyline per row, not necessarily monotone
-    level  (B,)
-
-    The last upward crossing is the strongest guidance that has this value: on a U-shaped FID it
-    is the rising branch, the one with the higher CLIP.
+    Along a straight piece the lowest cost is at an end that has the level, or where it is crossed.
     """
-    level = level[:, None]
-    crosses = (x[:, :-1] <= level) & (level <= x[:, 1:]) & (x[:, :-1] < x[:, 1:])
-    out = np.full(len(x), np.nan)
-    rows = np.flatnonzero(crosses.any(1))
-    if not rows.size:
-        return out
-    at = crosses.shape[1] - 1 - np.argmax(crosses[rows, ::-1], axis=1)
-    x0, x1 = x[rows, at], x[rows, at + 1]
-    share = (level[rows, 0] - x0) / (x1 - x0)
-    out[rows] = y[rows, at] + share * (y[rows, at + 1] - y[rows, at])
-    return out
+    corner = np.where(need[:, None] >= level[..., None], cost[:, None], np.inf)
+    best = corner.min(-1)
+    n0, n1 = need[:, None, :-1], need[:, None, 1:]
+    c0, c1 = cost[:, None, :-1], cost[:, None, 1:]
+    at = level[..., None]
+    crosses = (n0 < at) != (n1 < at)
+    share = (at - n0) / np.where(crosses, n1 - n0, 1.0)
+    crossing = np.where(crosses, c0 + share * (c1 - c0), np.inf)
+    best = np.minimum(best, crossing.min(-1, initial=np.inf))
+    return np.where(np.isinf(best), np.nan, best)
 
 
-def _axes(curve: Curve, matched: str):
-    """Return (x, y, x draws, y draws), where x is what is held equal."""
-    if matched == "clip":
-        return curve.clip, curve.fid, curve.clip_draws, curve.fid_draws
-    return curve.fid, curve.clip, curve.fid_draws, curve.clip_draws
+@dataclass(frozen=True)
+class _Front:
+    """A curve turned so that more `need` and less `cost` are better; row 0 is the point estimate.
 
-
-def _range(curve: Curve, matched: str) -> tuple[float, float]:
-    """Return the values of x that the upward part of a curve passes through."""
-    x = _axes(curve, matched)[0]
-    return (float(x.min()), float(x.max())) if matched == "clip" else (float(x.min()), float(x[-1]))
-
-
-def levels(curves: Mapping[str, Curve], focus: str, matched: str) -> list[float]:
-    """Place levels where as many arms as possible can be compared with the focus arm.
-
-    The focus arm's range is narrowed to each other arm's in turn, the best overlap first, unless
-    less than half of it would remain: one arm that lives elsewhere must not spoil the comparison
-    with the rest, and is out of range instead.
+    need, cost  (1 + B, S)
     """
-    start, end = low, high = _range(curves[focus], matched)
-    ranges = [_range(curve, matched) for curve in curves.values()]
-    for a, b in sorted(ranges, key=lambda r: max(r[0], start) - min(r[1], end)):
-        if min(b, high) - max(a, low) >= (end - start) / 2:
-            low, high = max(a, low), min(b, high)
-    return [low + f * (high - low) for f in FRACTIONS] if low < high else []
+
+    need: np.ndarray
+    cost: np.ndarray
+
+    @classmethod
+    def of(cls, curve: Curve, at: str) -> _Front:
+        clip = np.concatenate([curve.clip[None], curve.clip_draws])
+        fid = np.concatenate([curve.fid[None], curve.fid_draws])
+        return cls(clip, fid) if at == "clip" else cls(-fid, -clip)
+
+    @property
+    def start(self) -> np.ndarray:
+        """`need` where the point estimate's cost is lowest, (1 + B,): below it nothing is traded.
+
+        The same corner in all resamples, so that the start moves smoothly with the data.
+        """
+        return self.need[:, np.argmin(self.cost[0])]
+
+    @property
+    def end(self) -> np.ndarray:
+        return self.need.max(1)
 
 
-def matched(curves: Mapping[str, Curve], focus: str, at: str) -> list[dict]:
-    """Compare the focus arm with every other at equal `at`, "clip" (then FID) or "fid" (then CLIP).
+def _natural(need: float, at: str) -> float:
+    """Turn a value of `need` back into a CLIP score or FID."""
+    return float(need) if at == "clip" else -float(need)
 
-    curves  arm → Curve; arms with fewer than two points on their rising part are out of range
-    Returns one entry per level: {level, values: {arm: y or None}, comparisons: {arm: {...}}},
-    where a comparison holds difference, interval, p, p_holm and verdict, or verdict "out of range".
+
+def _spread(low: np.ndarray, high: np.ndarray, fractions) -> np.ndarray:
+    """Return levels (1 + B, L) between low and high; all at `high` where that is below low."""
+    low = np.minimum(low, high)[:, None]
+    return low + np.asarray(fractions) * (high[:, None] - low)
+
+
+def compare_fronts(
+    curves: Mapping[str, Curve], focus: str, at: str, other: Mapping[str, dict]
+) -> dict[str, dict]:
+    """Return focus − arm, averaged over the common range of both fronts, for every other arm.
+
+    at     "clip": FID at equal CLIP, lower is better; "fid": CLIP at equal FID, higher is better
+    other  arms that are not in `curves` → {"verdict": why}; kept, and no part of Holm's family
+    A comparison holds difference, interval, p, p_holm, verdict and `range`, in CLIP or FID.
     """
-    rising = {arm: curve.rising() for arm, curve in curves.items()}
-    usable = {arm: curve for arm, curve in rising.items() if len(curve.omega) > 1}
-    if focus not in usable:
-        return []
-    axes = {arm: _axes(curve, at) for arm, curve in usable.items()}
-    moves = np.mean([draws.mean(1) - x.mean() for x, _, draws, _ in axes.values()], axis=0)
-    table = []
-    for level in levels(usable, focus, at):
-        points, draws = {}, {}
-        for arm, (x, y, x_draws, y_draws) in axes.items():
-            point = float(read_off(x[None], y[None], np.array([level]))[0])
-            draw = read_off(x_draws, y_draws, level + moves)
-            if not np.isnan(point) and np.isnan(draw).mean() <= LOST:
-                points[arm], draws[arm] = point, draw
-        comparisons = {}
-        for arm in curves:
+    fronts = {arm: _Front.of(curve, at) for arm, curve in curves.items()}
+    family: dict[str, dict] = {}
+    if focus in fronts:
+        own = fronts[focus]
+        for arm, front in fronts.items():
             if arm == focus:
                 continue
-            comparisons[arm] = {"verdict": OUT}
-            if arm in points and focus in points:
-                comparisons[arm] = difference(
-                    points[focus] - points[arm], draws[focus] - draws[arm], at == "clip"
-                )
-        compared = [arm for arm in comparisons if "p" in comparisons[arm]]
-        for arm, p in zip(compared, holm([comparisons[a]["p"] for a in compared]), strict=True):
-            comparisons[arm]["p_holm"] = p
-        values = {arm: points.get(arm) for arm in curves}
-        table.append({"level": level, "values": values, "comparisons": comparisons})
-    return table
+            low, high = np.maximum(own.start, front.start), np.minimum(own.end, front.end)
+            level = _spread(low, high, (np.arange(STEPS) + 0.5) / STEPS)
+            gap = attained(own.need, own.cost, level) - attained(front.need, front.cost, level)
+            gap = (gap if at == "clip" else -gap).mean(1)
+            ends = sorted(_natural(x, at) for x in (min(low[0], high[0]), high[0]))
+            family[arm] = difference(gap[0], gap[1:]) | {"range": ends}
+    return judge({**family, **other}, at == "clip")
 
 
-def summarise(tables: list[dict], baseline: str) -> str:
-    """Condense the verdicts against one baseline over all levels into one word.
+def levels(curves: Mapping[str, Curve], focus: str, at: str) -> np.ndarray:
+    """Return levels (1 + B, L) of `need` on the focus arm's front, where most arms can follow.
 
-    "better" or "worse" when some level says so and none the opposite; "mixed" when levels
-    contradict each other; "out of range" when no level could be compared.
+    The front's end is drawn in to each other arm's end in turn, the farthest first, unless less
+    than half would remain: one arm that lives elsewhere must not spoil the comparison with the
+    rest, and is out of range instead. L = 0 when the focus arm's front is a single point.
     """
-    words = {entry["comparisons"][baseline]["verdict"] for entry in tables} - {OUT}
-    if {"better", "worse"} <= words:
-        return "mixed"
-    for word in ("better", "worse", "not distinguishable"):
-        if word in words:
-            return word
-    return OUT
+    fronts = {arm: _Front.of(curve, at) for arm, curve in curves.items()}
+    own = fronts.pop(focus)
+    low, high = own.start, own.end
+    least = low[0] + (high[0] - low[0]) / 2
+    for front in fronts.values():
+        if front.end[0] >= least:
+            high = np.minimum(high, front.end)
+    return _spread(low, high, FRACTIONS if high[0] > low[0] else ())
+
+
+def matched(
+    curves: Mapping[str, Curve], focus: str, at: str, other: Mapping[str, dict]
+) -> list[dict]:
+    """Compare the focus arm with every other at several levels of CLIP or of FID.
+
+    at, other  as in `compare_fronts`
+    Returns one entry per level, in rising order: {level, values: {arm: y or None}, comparisons:
+    {arm: {...}}}, where a comparison holds difference, interval, p, p_holm and verdict, or the
+    verdict "out of range". Holm's family are the arms at one level.
+    """
+    if focus not in curves:
+        return []
+    placed = levels(curves, focus, at)
+    sign = 1 if at == "clip" else -1
+    read = {}
+    for arm, curve in curves.items():
+        front = _Front.of(curve, at)
+        read[arm] = sign * attained(front.need, front.cost, placed)
+    table = []
+    for column in range(placed.shape[1])[::sign]:
+        rows = {arm: values[:, column] for arm, values in read.items()}
+        known = {
+            arm: not np.isnan(row[0]) and np.isnan(row[1:]).mean() <= LOST
+            for arm, row in rows.items()
+        }
+        family = {
+            arm: difference(rows[focus][0] - row[0], rows[focus][1:] - row[1:])
+            if known[arm] and known[focus]
+            else {"verdict": OUT}
+            for arm, row in rows.items()
+            if arm != focus
+        }
+        table.append({
+            "level": _natural(placed[0, column], at),
+            "values": {arm: float(row[0]) if known[arm] else None for arm, row in rows.items()},
+            "comparisons": judge({**family, **other}, at == "clip"),
+        })  # fmt: skip
+    return table

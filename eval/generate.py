@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from eval import models
 from eval.arms import Arm, parse_arms
+from eval.drawers import approximate
 from eval.image_text import chunks, version
 from eval.images import to_uint8, write_png
 from eval.progress import Progress
@@ -37,6 +39,7 @@ class Request:
     options: tuple[str, ...] = ()  # "eta=0.5"
     grid: str | None = None
     batch: int | None = None
+    approximate: str | None = None  # see pipelines/approximation.py
     checkpoint: Path | None = None  # a distilled UNet for the _lightning solvers
     device: str | None = None
     dtype: str | None = None
@@ -121,7 +124,7 @@ def _prepare(request: Request, load: Callable, source, device: str, dtype: str) 
     """Load the model, and compile the method's plan or take the solver of that name."""
     from samplers import available
 
-    name = re.split(r"[\[@,]", request.method)[0]
+    name = re.split(r"[\[@,~]", request.method)[0]
     known = {recipe.name: recipe for recipe in available()}
     if name in known:
         arm = _arm(request, {n: recipe.guidance for n, recipe in known.items()})
@@ -146,14 +149,15 @@ def _prepare(request: Request, load: Callable, source, device: str, dtype: str) 
 
 
 def _arm(request: Request, guidance: dict[str, str]) -> Arm:
-    """Read method and options in the syntax of the arms: NAME[eta=0.5,order=3]."""
-    text = request.method
+    """Read method, options and approximation as an arm: NAME[eta=0.5,order=3]~cache[depth=1]."""
+    text, _, near = request.method.partition("~")
+    near = "~".join(part for part in (near, request.approximate) if part)
     if request.options:
         inner = [text[text.index("[") + 1 : -1]] if text.endswith("]") else []
         text = f"{text.partition('[')[0]}[{','.join([*inner, *request.options])}]"
-    if "@" in text:
+    if "@" in request.method:
         raise ValueError(f"method {text!r}: state the strength by --cfg_guidance or --omega")
-    arms = parse_arms(text, (1.0,), guidance)
+    arms = parse_arms(f"{text}~{near}" if near else text, (1.0,), guidance)
     if len(arms) > 1:
         raise ValueError(f"method {text!r} names {len(arms)}; give one, or use: python -m eval run")
     return arms[0]
@@ -192,24 +196,27 @@ def _planned(request: Request, model: models.Sampler, arm: Arm, per_step: int) -
         "omega": plan.omega,
         "steps": math.ceil(len(plan) / per_step),
     }
-    notes.append(f"{arm.label}: {len(plan)} evaluations, scale {plan.scale:g}, {_omega(plan)}")
+    told = f"scale {plan.scale:g}, mean omega {plan.omega:.3g}"
+    notes.append(f"{arm.label}: {len(plan)} evaluations, {told}")
+
+    drawer = partial(model.generate, plan)
+    if arm.approximate:
+        ready = approximate(model, plan, arm.approximate)
+        facts["approximation"], drawer = ready.describe(), ready.generate
+        notes.append(f"approximated: {ready.cost.whole} of {len(plan)} evaluations run all of it")
 
     def draw(prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.generate(plan, prompts, seeds, request.null_prompt)
+        return drawer(prompts, seeds, request.null_prompt)
 
     return _Method(facts, draw, tuple(notes))
 
 
-def _omega(plan) -> str:
-    return f"mean omega {plan.omega:.3g}"
-
-
 def _solved(request: Request, solver: models.Sampler, name: str) -> _Method:
     """A solver that is no named plan: its own `sample`, with its own meaning of cfg_guidance."""
-    if request.omega is not None or request.options or request.grid:
+    if request.omega is not None or request.options or request.grid or request.approximate:
         raise ValueError(
             f"method {name!r} is a solver without a plan of that name; it takes --cfg_guidance, "
-            "and no --omega, --option or --grid"
+            "and no --omega, --option, --grid or --approximate"
         )
     strength = {} if request.cfg_guidance is None else {"cfg_guidance": request.cfg_guidance}
 

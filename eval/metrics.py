@@ -1,18 +1,18 @@
-"""Distances between sets of feature vectors: Fréchet (FID), kernel (KID), and the CLIP score.
+"""Fréchet distance between sets of features: FID, its influence per image, FID∞, and its floor.
 
 All arithmetic is float64. Nothing here knows about images or networks: arrays in, numbers out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-CHUNK = 128  # resamples whose covariance matrices are held at once
+SUBSETS = 15  # sizes that FID∞ is extrapolated from, as in Chong & Forsyth
+REPEATS = 2  # random subsets of each size
 
 
 @dataclass(frozen=True)
@@ -55,67 +55,87 @@ def frechet(a: Statistics, b: Statistics) -> float:
     return max(0.0, float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * cross))
 
 
-def frechet_resampled(
-    groups: Sequence[np.ndarray], weights: np.ndarray, reference: Statistics
-) -> np.ndarray:
-    """Return the Fréchet distance of each weighted union of groups to the reference, (B,).
+def _against(features: np.ndarray, reference: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    """Return x = features − μ_ref (n, d) and x S_ref^{1/2} (n, d)."""
+    x = np.asarray(features, np.float64) - reference.mean
+    return x, x @ reference.root
 
-    groups   P arrays (n_p, d), one per prompt, n_p ≥ 0; a union takes a group whole
-    weights  (B, P) non-negative: how often resample b takes group p
 
-    Cost per resample: with n ≥ d features, a (d, d) eigenproblem on sums kept per group; with
-    n < d, an (n, n) one on the Gram matrix, whose non-zero eigenvalues are the same. A resample
-    of fewer than two images gives NaN.
+def _value(x: np.ndarray, y: np.ndarray, reference: Statistics) -> float:
+    """Return the distance of the images behind `_against`, through the smaller eigenproblem.
+
+    The non-zero eigenvalues of the (d, d) covariance are those of the (n, n) Gram matrix.
     """
-    weights = np.asarray(weights, np.float64)
-    owner = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
-    x = np.concatenate([np.asarray(g, np.float64) for g in groups if len(g)]) - reference.mean
-    y = x @ reference.root  # the covariance of y is S_ref^{1/2} S S_ref^{1/2}
-    cross = _cross_small if len(x) < x.shape[1] else _cross_moments
-    onehot = np.zeros((len(groups), len(x)))
-    onehot[owner, np.arange(len(x))] = 1
-    size = (weights @ onehot.sum(1))[:, None]  # images per resample, with repeats
-    scored = size[:, 0] >= 2
-    size = size.clip(2)
-    mean = weights @ (onehot @ x) / size
-    spread = weights @ (onehot @ (x * x).sum(1))  # Σ |x|², about the reference's mean
-    gap = (mean * mean).sum(1)
-    trace = (spread - size[:, 0] * gap) / (size[:, 0] - 1)
-    total = gap + trace + np.trace(reference.cov) - 2 * cross(y, onehot, weights, size)
-    return np.where(scored, total.clip(0), np.nan)
+    n, d = y.shape
+    gap, c = x.mean(0), y - y.mean(0)
+    product = torch.from_numpy(c @ c.T if n < d else c.T @ c)
+    roots = torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum().item()
+    spread = ((x * x).sum() - n * gap @ gap) / (n - 1) + np.trace(reference.cov)
+    return max(0.0, float(gap @ gap + spread - 2 * roots / (n - 1) ** 0.5))
 
 
-def _cross_moments(y, onehot, weights, size) -> np.ndarray:
-    """Σ√eig of the weighted covariances of y (n, d), through sums per group."""
-    d = y.shape[1]
-    counts = onehot.sum(1).astype(int)
-    parts = np.split(y, np.cumsum(counts)[:-1])  # rows are ordered by group
-    outer = np.stack([p.T @ p for p in parts]).reshape(len(parts), d * d)
-    mean = weights @ (onehot @ y) / size
-    out = np.empty(len(weights))
-    for start in range(0, len(weights), CHUNK):
-        rows = slice(start, start + CHUNK)
-        n = size[rows, :, None]
-        cov = (weights[rows] @ outer).reshape(-1, d, d)
-        cov = (cov - n * mean[rows, :, None] * mean[rows, None, :]) / (n - 1)
-        eigen = torch.linalg.eigvalsh(torch.from_numpy(cov))
-        out[rows] = eigen.clamp_min(0).sqrt().sum(-1).numpy()
-    return out
+def frechet_of(features: np.ndarray, reference: Statistics) -> float:
+    """Return `frechet(Statistics.of(features), reference)` for n images, fast also when n < d."""
+    return _value(*_against(features, reference), reference)
 
 
-def _cross_small(y, onehot, weights, size) -> np.ndarray:
-    """The same from the (n, n) Gram matrix; rows of weight zero are left out."""
-    gram = y @ y.T
-    out = np.empty(len(weights))
-    for b, weight in enumerate(weights @ onehot):
-        keep = weight > 0
-        w, k, n = weight[keep], gram[np.ix_(keep, keep)], size[b, 0]
-        row = k @ w / n  # ⟨y_i, mean⟩
-        k = k - row[:, None] - row[None, :] + w @ row / n
-        root = np.sqrt(w)
-        eigen = torch.linalg.eigvalsh(torch.from_numpy(root[:, None] * k * root[None, :]))
-        out[b] = np.sqrt(eigen.clamp_min(0).numpy() / (n - 1)).sum()
-    return out
+def frechet_influence(features: np.ndarray, reference: Statistics) -> tuple[float, np.ndarray]:
+    """Return FID and its derivative (n,) by the weight of each image (all weights are 1).
+
+    features  (n, d), n ≥ 2
+
+    With weights w_i the distance is f(Σ w_i, Σ w_i x_i, Σ w_i x_i x_iᵀ); with c_i = x_i − mean,
+    y_i = S_ref^{1/2} c_i and M the covariance of y,
+
+        ∂f/∂w_i = 2 (mean − μ_ref)·c_i / n
+                  + (|c_i|² − tr S − y_iᵀ M^{-1/2} y_i + tr M^{1/2}) / (n − 1).
+
+    This is the infinitesimal jackknife (Efron 1982, ch. 6); it costs one eigenproblem, of the
+    covariance when n > d, else of the Gram matrix. `eval.cells` draws its bootstrap through it.
+    """
+    x, y = _against(features, reference)
+    gap, y = x.mean(0), y - y.mean(0)
+    c = x - gap
+    n, d = y.shape
+    if n > d:
+        values, vectors = torch.linalg.eigh(torch.from_numpy(y.T @ y / (n - 1)))
+        roots = values.clamp_min(0).sqrt().numpy()
+        seen = roots > 1e-9 * roots[-1]
+        mahalanobis = ((y @ vectors.numpy()[:, seen]) ** 2 / roots[seen]).sum(1)
+    else:  # y_iᵀ M^{-1/2} y_i = √(n − 1) (Gram^{1/2})_ii
+        values, vectors = torch.linalg.eigh(torch.from_numpy(y @ y.T))
+        roots = values.clamp_min(0).sqrt().numpy()
+        mahalanobis = (n - 1) ** 0.5 * (vectors.numpy() ** 2 @ roots)
+        roots = roots / (n - 1) ** 0.5
+    length = (c * c).sum(1)
+    trace, cross = length.sum() / (n - 1), roots.sum()
+    value = gap @ gap + trace + np.trace(reference.cov) - 2 * cross
+    slope = 2 * (c @ gap) / n + (length - trace - mahalanobis + cross) / (n - 1)
+    return max(0.0, float(value)), slope
+
+
+def frechet_infinity(features: np.ndarray, reference: Statistics) -> float | None:
+    """Return FID extrapolated to infinitely many images (Chong & Forsyth 2020, arXiv:1911.07023).
+
+    The intercept of a least-squares line of FID over 1/N, for 15 sizes N evenly spaced up to n,
+    each the mean over 2 subsets from fixed random numbers (the same for every arm of equal n).
+    The bias is proportional to 1/N only once N is well above the number of dimensions d: None
+    below n = 4d, and the smallest subset has max(2d, n/5) images. May be slightly negative.
+    Takes away the bias of few images, not that of few prompts.
+    """
+    n, d = features.shape
+    if n < max(4 * d, 10):
+        return None
+    x, y = _against(features, reference)
+    sizes = np.linspace(max(2 * d, n // 5), n, SUBSETS).astype(int)
+    means = []
+    for size in sizes:
+        scores = []
+        for repeat in range(REPEATS if size < n else 1):
+            rows = np.random.default_rng((repeat, size)).permutation(n)[:size]
+            scores.append(_value(x[rows], y[rows], reference))
+        means.append(np.mean(scores))
+    return float(np.polyfit(1 / sizes, means, 1)[1])
 
 
 def frechet_floor(features: np.ndarray, n: int, repeats: int = 3) -> float | None:
@@ -130,38 +150,5 @@ def frechet_floor(features: np.ndarray, n: int, repeats: int = 3) -> float | Non
     for repeat in range(repeats):
         order = np.random.default_rng(repeat).permutation(len(features))
         rest = Statistics.of(features[order[n:]])
-        scores.append(frechet_resampled([features[order[:n]]], np.ones((1, 1)), rest)[0])
+        scores.append(frechet_of(features[order[:n]], rest))
     return float(np.mean(scores))
-
-
-# --- kernel distance ------------------------------------------------------------------------------
-
-
-def _cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-
-def kernel_within(x: np.ndarray) -> float:
-    """Return the mean of the cubic kernel over ordered pairs of different rows of x (n, d)."""
-    x = np.asarray(x, np.float64)
-    total = sum(float(_cubic(x[i : i + 1000], x).sum()) for i in range(0, len(x), 1000))
-    own = ((x * x).sum(1) / x.shape[1] + 1) ** 3
-    return (total - float(own.sum())) / (len(x) * (len(x) - 1))
-
-
-def kid(x: np.ndarray, y: np.ndarray, within_y: float | None = None) -> float:
-    """Return the unbiased squared MMD of x (n, d) and y (m, d) with kernel (⟨x, y⟩/d + 1)³.
-
-    Bińkowski et al. 2018, arXiv:1801.01401; over all rows, not over random subsets, so that no
-    random numbers enter. May be slightly negative. `within_y` saves recomputing y's own part.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"KID of {len(x)} and {len(y)} features: each side needs at least 2")
-    within_y = kernel_within(y) if within_y is None else within_y
-    return kernel_within(x) + within_y - 2 * float(_cubic(x, y).mean())
-
-
-def clip_score(cosines: np.ndarray) -> float:
-    """Return 100 × the mean image–caption cosine (not 2.5 × as in Hessel et al. 2021)."""
-    return 100 * float(np.mean(np.asarray(cosines, np.float64)))

@@ -102,8 +102,14 @@ def find(name: str) -> Source:
     return Source(name, place, standin=False)
 
 
-def choose_device(name: str | None) -> str:
-    """Return `name` if torch can use it; by default cuda, else mps, else cpu."""
+def choose_device(name: str | None, local: int | None = None) -> str:
+    """Return `name` if torch can use it; by default cuda, else mps, else cpu.
+
+    local  number of this process among several on one machine: each takes a CUDA device of its
+           own, unless `name` has a number
+    """
+    if local is not None and name in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{local % torch.cuda.device_count()}"
     if name is None:
         if torch.cuda.is_available():
             return "cuda"

@@ -31,10 +31,10 @@ INVERT = """
       --method ddim_inversion_cfg++ --cfg_guidance 0.6 --NFE 50 --out again.png"""
 EDIT = """
   python -m eval edit --model standin-sd15 --image in.png --source "a large red circle" \\
-      --target "a large blue circle" --cfg_guidance 0.2 --NFE 50 --out blue.png
-  # with plain CFG
+      --target "a large blue circle" --method coupled_edit_cfg++ --out blue.png
+  # the original's rule: inverted under one prompt, sampled under the other
   python -m eval edit --image in.png --source "a large red circle" --target "a large blue circle" \\
-      --method ddim_edit --cfg_guidance 2 --out blue.png"""
+      --method ddim_edit_cfg++ --cfg_guidance 0.2 --out blue.png"""
 INFO = """
   python -m eval info fox.png
   python -m eval info fox.png --json"""
@@ -60,6 +60,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     draw.add_argument("--omega", type=float, help="strength in CFG units, for any method")
     draw.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="eta=0.5")
     draw.add_argument("--grid", help="noise levels, such as karras (default: the method's own)")
+    draw.add_argument(
+        "--approximate", metavar="SPEC", help="nearly the same images, faster; as for run"
+    )
     draw.add_argument("--seed", "--seeds", dest="seeds", default="42", help="42, 42-45 or 1,5")
     draw.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
     draw.add_argument("--checkpoint", type=Path, help="distilled UNet, for ..._lightning methods")
@@ -67,11 +70,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     text = "run an image to noise and back, and tell what is lost"
     invert = add_command(commands, "invert", text, INVERT, _transform)
     invert.add_argument("--prompt", required=True, help="what the image shows")
-    _add_transform(invert, "ddim_inversion_cfg++", "7.5 and 0.6")
+    _add_transform(invert, "ddim_inversion_cfg++", "7.5 and 0.6", "ddim_inversion")
     edit = add_command(commands, "edit", "change an image by a change of words", EDIT, _transform)
     edit.add_argument("--source", required=True, help="what the image shows")
     edit.add_argument("--target", required=True, help="what it shall show")
-    _add_transform(edit, "ddim_edit_cfg++", "2 and 0.2")
+    others = (
+        "ddim_edit, coupled_edit, coupled_edit_cfg++ (these two keep what the words leave alone)"
+    )
+    _add_transform(edit, "ddim_edit_cfg++", "2 and 0.2; coupled 5 and 0.4", others)
 
     info = add_command(commands, "info", "print how a PNG was made", INFO, _info)
     info.add_argument("image", type=Path)
@@ -110,9 +116,11 @@ def _add_drawing(command: argparse.ArgumentParser, nfe: int, strengths: str) -> 
     add_place(command)
 
 
-def _add_transform(command: argparse.ArgumentParser, method: str, strengths: str) -> None:
+def _add_transform(
+    command: argparse.ArgumentParser, method: str, strengths: str, others: str
+) -> None:
     command.add_argument("--image", type=Path, required=True, help="PNG, JPEG or WebP file")
-    command.add_argument("--method", default=method, help=f"default {method}, or without cfg++")
+    command.add_argument("--method", default=method, help=f"default {method}; or {others}")
     command.add_argument("--seed", type=int, default=42, help="default 42")
     _add_drawing(command, nfe=50, strengths=strengths)
 
@@ -139,6 +147,7 @@ def _generate(args: argparse.Namespace) -> None:
             nfe=args.nfe,
             options=tuple(args.option),
             grid=args.grid,
+            approximate=args.approximate,
             batch=args.batch,
             checkpoint=args.checkpoint,
             device=args.device,

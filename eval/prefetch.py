@@ -15,7 +15,7 @@ import huggingface_hub
 import torch
 
 from eval import hub
-from eval.features import SCORER
+from eval.extractor import SCORER, SECOND
 from eval.models import Source
 from eval.pipeline_files import lacking, select, takes_repaired_vae
 from pipelines.places import FP16_VAE, places
@@ -59,7 +59,7 @@ def needed(source: Source, dtype: str, scorers: bool) -> list[Parcel]:
     """
     parcels = [] if Path(source.key).is_dir() else _pipeline(source.key, dtype)
     if scorers and not source.standin:  # a stand-in's scorers are in the checkout
-        parcels += [_clip(), _inception()]
+        parcels += [_clip(SCORER), _clip(SECOND), _inception()]
     return parcels
 
 
@@ -71,9 +71,9 @@ def missing_offline(source: Source, dtype: str, scorers: bool) -> list[str]:
         if all(problems):
             missing += problems[0]
     if scorers and not source.standin:
-        place, names = clip_files()
-        if not any(hub.cached(place, name) for name in names):
-            missing.append(place)
+        for place, names in map(clip_files, (SCORER, SECOND)):
+            if not any(hub.cached(place, name) for name in names):
+                missing.append(place)
         if not inception_file().is_file():
             missing.append(inception_file().name)
     return missing
@@ -129,8 +129,8 @@ def _vae() -> Parcel:
     return _parcel(place, names, _listed(place))
 
 
-def _clip() -> Parcel:
-    place, names = clip_files()
+def _clip(spec: str) -> Parcel:
+    place, names = clip_files(spec)
     sizes = _listed(place)
     return _parcel(place, [next((n for n in names if n in sizes), names[0])], sizes)
 
@@ -164,11 +164,11 @@ def vae_files() -> tuple[str, list[str]]:
     return FP16_VAE, ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
-def clip_files() -> tuple[str, list[str]]:
-    """Return the default scorer's repository and the files that open_clip tries there, in order."""
+def clip_files(spec: str) -> tuple[str, list[str]]:
+    """Return a scorer's repository and the files that open_clip tries there, in order."""
     from open_clip.pretrained import get_pretrained_cfg
 
-    place = get_pretrained_cfg(*SCORER.split("/"))["hf_hub"].rstrip("/")
+    place = get_pretrained_cfg(*spec.split("/"))["hf_hub"].rstrip("/")
     return place, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 
 

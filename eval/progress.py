@@ -40,6 +40,13 @@ class Progress:
             self._spoke = now
             self._say(now, note)
 
+    def say(self, line: str) -> None:
+        """Print a line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def _say(self, now: float, note: str) -> None:
         speed = (self.done - self._before) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / speed if speed else float("inf")

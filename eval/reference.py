@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from eval.features import Extractor, extractor_for, load_npz, read_image, save_npz
-from eval.metrics import Statistics, kernel_within
+from eval.extractor import Extractor, extractor_for
+from eval.features import load_npz, save_npz
+from eval.metrics import Statistics
 from eval.progress import Progress
+from eval.reading import read_image
+from eval.reference_set import Reference, joined, reference_of
 
 CACHE = Path(__file__).resolve().parent.parent / "build" / "reference"
 RENDERS = 5000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What images are compared with; `features` is None when only statistics are known."""
-
-    label: str
-    statistics: Statistics
-    features: np.ndarray | None = None
-
-    @cached_property
-    def kernel(self) -> float | None:
-        """The reference's own part of KID, computed once for all arms."""
-        return None if self.features is None else kernel_within(self.features)
-
-
-def _of(features: np.ndarray, label: str) -> Reference:
-    return Reference(label, Statistics.of(features), features)
+TOLERATED = 0.01  # share of unreadable reference files that is left out with a word, not refused
 
 
 def rendered(extractor: Extractor, count: int = RENDERS, cache: Path = CACHE) -> Reference:
@@ -46,21 +34,21 @@ def rendered(extractor: Extractor, count: int = RENDERS, cache: Path = CACHE) ->
     from standins import scenes
 
     source = hashlib.sha256(Path(scenes.__file__).read_bytes()).hexdigest()
-    stamp = f"{extractor.identity} {count} {source}"
+    stamp = f"with parts {extractor.identity} {count} {source}"
     path = cache / f"reference-{extractor.identity}.npz"
     label = f"{count} clean renders of the stand-in domain"
     if cached := load_npz(path, stamp):
-        return _of(cached["features"], label)
+        return reference_of(cached, label)
     parts = []
     with Progress(count, "rendering the reference") as progress:
         for start in range(0, count, BATCH):
             indices = range(start, min(count, start + BATCH))
             pixels = [scenes.sample("reference", i, held_out=None)[1] for i in indices]
-            parts.append(extractor.fid_features(np.stack(pixels)))
+            parts.append(extractor.arrays(np.stack(pixels)))
             progress.advance(len(pixels))
-    features = np.concatenate(parts)
-    save_npz(path, stamp=np.array(stamp), features=features)
-    return _of(features, label)
+    arrays = joined(parts, extractor)
+    save_npz(path, stamp=np.array(stamp), **arrays)
+    return reference_of(arrays, label)
 
 
 def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -73,19 +61,12 @@ def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(image.resize(size, Image.Resampling.BICUBIC, box=box))
 
 
-def _fitted(path: Path, size: tuple[int, int]) -> np.ndarray:
-    try:
-        return fit(read_image(path), size)
-    except ValueError as error:
-        raise ValueError(f"reference image {path}: {error}; remove or replace it") from None
-
-
 def from_folder(
     folder: Path, extractor: Extractor, size: tuple[int, int], cache: Path = CACHE
 ) -> Reference:
     """Return features of all images below a folder, cropped and resized to the run's size.
 
-    Raises ValueError, naming the file, for an empty folder or a file that is not an image.
+    Raises ValueError, naming a file, for an empty folder and one with unreadable files in it.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if len(files) < 2:
@@ -94,27 +75,58 @@ def from_folder(
             f"({', '.join(SUFFIXES)}) and means little below some thousands"
         )
     listing = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    stamp = hashlib.sha256(repr((extractor.identity, size, listing)).encode()).hexdigest()
+    return from_files(files, folder.name, listing, extractor, size, cache)
+
+
+def from_files(
+    files: Sequence[Path | zipfile.Path],
+    name: str,
+    state: object,
+    extractor: Extractor,
+    size: tuple[int, int],
+    cache: Path = CACHE,
+) -> Reference:
+    """Return features of images, cropped and resized, from the cache where it holds.
+
+    name   of the whole, for the label
+    state  whatever changes when the files do
+    Up to `TOLERATED` of the files may be unreadable: they are named on stderr, and the label counts
+    them. Raises ValueError, naming one, when there are more.
+    """
+    stamp = hashlib.sha256(
+        repr(("with parts", extractor.identity, size, state)).encode()
+    ).hexdigest()
     path = cache / f"reference-{stamp[:16]}.npz"
-    label = (
-        f"{len(files)} images of {folder.name}, centre-cropped and resized to "
-        f"{size[0]}×{size[1]} by PIL bicubic with antialiasing"
-    )
     if cached := load_npz(path, stamp):
-        return _of(cached["features"], label)
-    parts = []
+        return reference_of(cached, str(cached["label"]))
+    parts, bad = [], []
     with Progress(len(files), "reading the reference") as progress:
         for start in range(0, len(files), BATCH):
-            batch = files[start : start + BATCH]
-            parts.append(extractor.fid_features(np.stack([_fitted(p, size) for p in batch])))
+            batch, pixels = files[start : start + BATCH], []
+            for file in batch:
+                try:
+                    pixels.append(fit(read_image(file), size))
+                except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+                    bad.append(f"reference image {file}: {error}")
+            if len(bad) > TOLERATED * len(files):
+                raise ValueError(f"{bad[0]}; remove or replace it")
+            parts.append(extractor.arrays(np.stack(pixels)))
             progress.advance(len(batch))
-    features = np.concatenate(parts)
-    save_npz(path, stamp=np.array(stamp), features=features)
-    return _of(features, label)
+    for line in bad:
+        print(f"{line}; left out", file=sys.stderr)
+    label = f"{len(files) - len(bad)} images of {name}"
+    label += f" ({len(bad)} unreadable, left out)" if bad else ""
+    label += f", centre-cropped and resized to {size[0]}×{size[1]} by PIL bicubic with antialiasing"
+    arrays = joined(parts, extractor)
+    save_npz(path, stamp=np.array(stamp), label=np.array(label), **arrays)
+    return reference_of(arrays, label)
 
 
-def from_npz(path: Path) -> Reference:
-    """Read `features` (n, d), or `mu` (d,) and `sigma` (d, d) with an optional `n`."""
+def from_npz(path: Path, scorer: str | None = None) -> Reference:
+    """Read `features` (n, d), or `mu` (d,) and `sigma` (d, d) with an optional `n`.
+
+    scorer  identity of the run's scorer: embeddings of another one are left out
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
@@ -123,7 +135,10 @@ def from_npz(path: Path) -> Reference:
             f"reference file {path}: not a readable .npz ({type(error).__name__})"
         ) from None
     if "features" in arrays:
-        return _of(arrays["features"], f"{len(arrays['features'])} features of {path.name}")
+        if scorer is None or str(arrays.get("scorer")) != scorer:
+            arrays.pop("embedding", None)
+        label = f"{len(arrays['features'])} features of {path.name}"
+        return reference_of(arrays, str(arrays.get("label", label)))
     if "mu" in arrays and "sigma" in arrays:
         mu, sigma = (np.asarray(arrays[k], np.float64) for k in ("mu", "sigma"))
         if sigma.shape != (mu.size, mu.size):
@@ -151,7 +166,7 @@ def load(
     if path.is_dir():
         return from_folder(path, extractor, size, cache=CACHE)
     if path.is_file():
-        return from_npz(path)
+        return from_npz(path, extractor.scorer.identity)
     raise ValueError(f"reference {source!r}: no such folder or file; give images or an .npz")
 
 
@@ -174,6 +189,13 @@ def build(
         found = from_folder(images, extractor, (size, size), cache=CACHE)
     else:
         raise ValueError(f"reference folder {images}: not a folder; give one with images in it")
-    out = out or CACHE / f"{images.name if images else 'standin'}-features.npz"
-    save_npz(out, features=found.features)
+    return save(found, extractor, out or CACHE / f"{images.name if images else 'standin'}.npz")
+
+
+def save(found: Reference, extractor: Extractor, out: Path) -> Path:
+    """Write what `from_npz` reads, with `mu`, `sigma` and `n` for other programs; return `out`."""
+    arrays = {name: getattr(found, name) for name in ("features", "embedding", "looks")}
+    told = {"label": found.label, "scorer": extractor.scorer.identity, "n": found.statistics.n}
+    arrays |= {name: np.array(value) for name, value in told.items()} | found.parts()
+    save_npz(out, mu=found.statistics.mean, sigma=found.statistics.cov, **arrays)
     return out

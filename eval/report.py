@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval import figures
+from eval import pictures, records
+from eval.curve import read_curve
+from eval.curve import shell_command as curve_command
 from eval.folder import read_json
 from eval.images import write_atomic
-from eval.score import read_config, seconds_per_image
+from eval.pick import best_baseline, by_arm, load_scored, nearest, usual_omega
+from eval.report_plots import legend, plots
+from eval.score import read_config
 from eval.tables import (
+    CAPTION,
+    DEFAULT_HEADER,
+    MORE_HEADER,
     PAIRED_HEADER,
     SCORE_HEADER,
+    default_rows,
+    default_title,
     matched_header,
     matched_rows,
+    more_rows,
+    number,
     paired_rows,
     score_rows,
     sentence,
@@ -26,8 +35,7 @@ from eval.tables import (
 
 TEMPLATES = Path(__file__).resolve().parent
 PROMPTS = TEMPLATES.parent / "prompts"
-EXTREMES = 5  # prompts shown as biggest wins, and as many as biggest losses
-WORDS = ("better", "worse", "mixed", "not distinguishable", "out of range")
+WORDS = ("better", "worse", "mixed", "not distinguishable", "out of range", "invalid")
 
 
 def report(folder: Path) -> Path:
@@ -37,47 +45,43 @@ def report(folder: Path) -> Path:
     """
     folder = Path(folder)
     config = read_config(folder)
-    results = read_json(folder / "results.json")
-    if not results:
-        raise ValueError(f"{folder}: no results.json there; run 'python -m eval score' on it first")
-    _in_run_order(results, config)
-    drawn = folder / "figures"
-    pictures = {
-        "front": figures.front(results, drawn / "front.png"),
-        "scale": figures.scale(results, drawn / "scale.png"),
-        "grid": figures.grid(results, config, folder, drawn / "grid.png"),
-    }
+    results = load_scored(folder, config)
+    curve = read_curve(folder)
     loader = FileSystemLoader(TEMPLATES)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    jinja.filters["word"] = word
-    timing = seconds_per_image(folder)
+    jinja.filters |= {"word": word, "short": short}
+    costs = records.costs(folder)
+    timing = records.seconds_per_image(folder)
     html = jinja.get_template("report.html.jinja").render(
         results=results,
         config=config,
         environment=read_json(folder / "env.json"),
-        pictures={name: path and data_uri(path) for name, path in pictures.items()},
+        arms=legend(results, curve),
+        plots=plots(results, curve, folder / "figures"),
         sentences=[sentence(results, at) for at in ("clip", "fid")],
         matched=[
             (matched_header(results, at), matched_rows(results, at))
             for at in ("clip", "fid")
-            if results["matched"][at]
+            if any("difference" in found for found in results["front"][at].values())
         ],
         paired=(PAIRED_HEADER, paired_rows(results)),
         scores=(SCORE_HEADER, score_rows(results, timing)),
-        contrast=contrast(folder, results, config),
-        shown_omega=figures.usual_omega(results),
-        command=command(config, folder.name),
+        more=(MORE_HEADER, more_rows(results)),
+        default=(DEFAULT_HEADER, default_rows(results)),
+        default_title=default_title(results) if results["default_scale"] else "",
+        caption=CAPTION,
+        costs=(COST_HEADER, cost_rows(results, config, costs)),
+        gallery=gallery(folder, results, config),
+        curve=curve,
+        left_out=left_out(curve) if curve else [],
+        invalid=invalid(results),
+        shown_omega=usual_omega(results),
+        commands=[command(config, folder.name)]
+        + ([curve_command(curve, f"runs/{folder.name}")] if curve else []),
     )
+    pictures.sheet(results, config, folder, folder / "figures" / "grid.png")
     write_atomic(folder / "report.html", html.encode())
     return folder / "report.html"
-
-
-def _in_run_order(results: dict, config: dict) -> None:
-    """Put cells and baselines, which results.json sorts by name, into the order of the run."""
-    results["cells"] = {arm["key"]: results["cells"][arm["key"]] for arm in config["arms"]}
-    arms = dict.fromkeys(arm["arm"] for arm in config["arms"])
-    for at, words in results["verdict"].items():
-        results["verdict"][at] = {arm: words[arm] for arm in arms if arm in words}
 
 
 def word(text: str) -> str:
@@ -86,78 +90,85 @@ def word(text: str) -> str:
     return next(found, "").replace(" ", "-")
 
 
-def data_uri(path: Path, side: int | None = None) -> str:
-    """Return a PNG file as a data address, resized to `side` pixels when given."""
-    data = path.read_bytes() if side is None else _png(figures.tile(path, side))
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def short(text: str) -> str:
+    """Shorten a verdict that follows numbers in a table cell."""
+    return text.replace("] not distinguishable", "] ≈")
 
 
-def _png(image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+# --- tables --------------------------------------------------------------------------------------
+
+COST_HEADER = [
+    "arm", "UNet evaluations / image", "UNet rows / image", "s / image", "peak memory, GB",
+]  # fmt: skip
 
 
-def best_baseline(results: dict) -> str | None:
-    """Return the arm that the focus arm has to beat.
+def cost_rows(results: dict, config: dict, costs: Mapping[str, dict]) -> list[list[str]]:
+    """Return what each arm costs, one row per arm in the order of COST_HEADER.
 
-    The one with the best FID at the middle matched CLIP level, else with the lowest FID, else with
-    the highest CLIP; None without other arms.
+    A UNet row is one latent in one forward pass: an evaluation takes two, with the prompt and
+    without. Seconds are those of the arm's fastest strength: the first to run pays for warming up.
     """
-    arms = {a: c for a, c in figures.by_arm(results).items() if c and a != results["focus"]}
-    table = results["matched"]["clip"]
-    if table:
-        values = table[len(table) // 2]["values"]
-        found = [arm for arm in arms if values.get(arm) is not None]
-        if found:
-            return min(found, key=values.__getitem__)
-    with_fid = {a: [c["fid"] for c in cells if c["fid"] is not None] for a, cells in arms.items()}
-    if any(with_fid.values()):
-        return min((a for a in arms if with_fid[a]), key=lambda a: min(with_fid[a]))
-    return max(arms, key=lambda a: max(c["clip"] for c in arms[a]), default=None)
+    rows = []
+    for arm in by_arm(results):
+        own = [costs[e["key"]] for e in config["arms"] if e["arm"] == arm and e["key"] in costs]
+        fastest = min((c["seconds"] / c["images"] for c in own if c["images"]), default=None)
+        peak = max((c["peak_bytes"] for c in own if c["peak_bytes"]), default=None)
+        cells = [arm, str(config["nfe"]), str(2 * config["nfe"]), number(fastest, 3)]
+        rows.append([*cells, number(None if peak is None else peak / 1e9)])
+    return rows
 
 
-def contrast(folder: Path, results: dict, config: dict) -> dict | None:
-    """Return the prompts where the focus arm gains or loses most CLIP against the best baseline.
+def invalid(results: dict) -> list[str]:
+    """Say, one line per cell, how many of its images are invalid and why."""
+    lines = []
+    for key, cell in results["cells"].items():
+        if not cell["invalid"]:
+            continue
+        reasons = [text.split(": ", 1)[-1] for text in cell["invalid_files"]]
+        counts = ", ".join(f"{reasons.count(r)} × {r}" for r in dict.fromkeys(reasons))
+        lines.append(f"{key}: {cell['invalid']} invalid images ({counts})")
+    return lines
 
-    Both at the guidance strength that pictures are shown at, or the nearest that they have; None
-    when there is nothing to compare.
+
+def left_out(curve: dict) -> list[str]:
+    """Say which arms are missing in the NFE curve, one line per arm."""
+    lines = []
+    for arm in dict.fromkeys(entry["arm"] for entry in curve["skipped"]):
+        own = [entry for entry in curve["skipped"] if entry["arm"] == arm]
+        where = ", ".join(str(entry["nfe"]) for entry in own if entry["nfe"] is not None)
+        at = f" at NFE {where}" if where else ""
+        lines.append(f"{arm} is not there{at}: {own[0]['reason']}")
+    return lines
+
+
+def gallery(folder: Path, results: dict, config: dict) -> dict:
+    """Return the picture table: every arm at the usual strength, prompts in groups of rows.
+
+    The focus arm stands first and its rival, the best baseline, second, where a phone shows them.
+    The groups are prompts spread over the list, and those where the focus arm gains and loses most
+    CLIP against the rival, as far as there is one.
     """
-    arms = figures.by_arm(results)
     other = best_baseline(results)
-    if other is None or not arms[results["focus"]]:
-        return None
-    omega = figures.usual_omega(results)
-    ours = figures.nearest(arms[results["focus"]], omega)
-    theirs = figures.nearest(arms[other], omega)
-    clip: dict[tuple[str, int], float] = {}
-    with (folder / "per_prompt.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["clip"]:
-                clip[row["key"], int(row["prompt"])] = float(row["clip"])
-    change = {
-        p: clip[ours["key"], p] - clip[theirs["key"], p]
-        for p in range(len(config["prompts"]))
-        if (ours["key"], p) in clip and (theirs["key"], p) in clip
+    first = [results["focus"], other]
+    cells = sorted(
+        pictures.columns(results), key=lambda c: (*first, c["arm"]).index(c["arm"])
+    )  # stable: the others keep their order
+    arms, omega = by_arm(results), usual_omega(results)
+    groups = [("Spread evenly over the list, not chosen", pictures.spread(config["prompts"]), {})]
+    if other is not None and arms[results["focus"]]:
+        ours, theirs = (nearest(arms[arm], omega)["key"] for arm in (results["focus"], other))
+        clip = pictures.clip_by_prompt(folder)
+        found = pictures.extremes(clip, ours, theirs, len(config["prompts"]))
+        for title, change in zip(("gains", "loses"), found, strict=True):
+            title = f"{results['focus']} {title} most CLIP against {other}"
+            groups.append((title, list(change), change))
+    return {
+        "cells": cells,
+        "groups": [
+            (title, [pictures.row(folder, config, cells, p, change.get(p)) for p in prompts])
+            for title, prompts, change in groups
+        ],
     }
-    order = sorted(change, key=change.__getitem__)
-    wins = [p for p in reversed(order) if change[p] > 0][:EXTREMES]
-    losses = [p for p in order if change[p] < 0][:EXTREMES]
-
-    def rows(prompts: list[int]) -> list[dict]:
-        seed = config["seeds"][0]
-        images = folder / "images"
-        return [
-            {
-                "prompt": config["prompts"][p],
-                "change": f"{change[p]:+.2f}",
-                "ours": data_uri(images / ours["key"] / f"{p:03d}_{seed}.png", 96),
-                "theirs": data_uri(images / theirs["key"] / f"{p:03d}_{seed}.png", 96),
-            }
-            for p in prompts
-        ]
-
-    return {"ours": ours, "theirs": theirs, "wins": rows(wins), "losses": rows(losses)}
 
 
 def command(config: dict, out: str) -> str:

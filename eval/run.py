@@ -1,73 +1,48 @@
 """Draw every prompt with every seed and arm into a run folder, resumably.
 
-All arms see the same start noise for a (prompt, seed), and the batches are cut from a fixed list,
-as a function of the config alone. A batch is skipped only if all of its images are there and
-valid; otherwise the whole batch is drawn again. A killed run that is started again therefore
-leaves the same bytes as one that was never interrupted.
+All arms see the same start noise for a (prompt, seed). Several processes may share the work
+(`eval.shards`); whoever is killed, the same command completes the folder to the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from eval import models
-from eval.arms import parse_arms
+from eval import models, records
+from eval.arms import Arm, parse_arms
+from eval.checks import FLAT, NOT_FINITE
+from eval.config import Request, describe
 from eval.drawers import Drawer, drawer
-from eval.folder import Records, open_folder, record_environment
-from eval.images import is_flat, is_valid_png, to_uint8, write_png
-from eval.progress import Progress
+from eval.drawing import Drawing, Job
+from eval.folder import check_folder, open_folder, record_environment, sweep
+from eval.lock import Lock
 from eval.prompts import read_prompts
+from eval.shards import Shard, shard, wait
 
-NOT_FINITE = "NaN or infinite values, no image written"
-FLAT = "constant image"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to draw; see `python -m eval run --help`. `None` takes the documented default."""
-
-    model: str
-    arms: str
-    scales: tuple[float, ...]  # in CFG units
-    prompts: Path
-    seeds: tuple[int, ...]
-    out: Path
-    nfe: int = 20
-    batch: int | None = None
-    limit: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    grid: str | None = None  # one grid for all arms; else each sampler's own
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of every arm: the `index`-th prompt with one seed."""
-
-    index: int
-    prompt: str
-    seed: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.index:03d}_{self.seed}.png"
+__all__ = ["FLAT", "NOT_FINITE", "Outcome", "Request", "run"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did. `invalid` holds one line per arm with images that cannot be scored."""
+    """What a run did.
+
+    drawn, kept  images of this process's part
+    invalid      one line per arm with images that cannot be scored
+    missing      one line per arm that other processes of the launch left incomplete
+    rank         of this process; the one of rank 0 has waited for all others and may score
+    """
 
     folder: Path
     drawn: int
     kept: int
     invalid: list[str]
     notes: list[str]
+    missing: list[str]
+    rank: int = 0
 
 
 def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> Outcome:
@@ -80,128 +55,80 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
 
     if request.nfe < 1 or (request.batch is not None and request.batch < 1):
         raise ValueError(f"nfe {request.nfe} and batch {request.batch} must be at least 1")
+    part = shard()
     prompts = read_prompts(request.prompts, request.limit)
     guidance = {recipe.name: recipe.guidance for recipe in available()}
     arms = parse_arms(request.arms, request.scales, guidance)
     source = models.find(request.model)
-    device = models.choose_device(request.device)
+    device = models.choose_device(request.device, part.local if part.world > 1 else None)
     dtype = models.choose_dtype(request.dtype, source, device)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    check_folder(request.out)
     sd = load(source, request.nfe, device, dtype)
-    drawers = [drawer(arm, sd, request.nfe, request.grid) for arm in arms]
-    card = sd.card()
-    config = {
-        "model": source.label,
-        "standin": source.standin,
-        **models.fingerprint(source, card),
-        "prediction_type": card.get("prediction_type"),
-        "dtype": dtype,
-        "size": list(models.image_size(sd)),
-        "nfe": request.nfe,
-        "grid": request.grid,
-        "batch": request.batch or source.default_batch,
-        "seeds": list(request.seeds),
-        "null_prompt": "",
-        "prompts_file": request.prompts.name,
-        "prompts_sha256": hashlib.sha256(request.prompts.read_bytes()).hexdigest(),
-        "prompts": prompts,
-        "arms": [
-            {
-                "key": arm.key,
-                "arm": arm.label,
-                "sampler": "region" if arm.region else arm.sampler,
-                "options": dict(arm.options),
-                "guidance": arm.guidance,
-                **drawer.describe(),
-            }
-            for arm, drawer in zip(arms, drawers, strict=True)
-        ],
-    }
+    if request.compile:
+        sd.compile_unet()
+    drawers = {arm: drawer(arm, sd, request.nfe, request.grid) for arm in arms}
+    config = describe(request, source, sd, dtype, prompts, drawers)
     if not (request.out / "config.json").exists():  # a mistake shows before the other arms' work
-        regions = {arm.region: d for arm, d in zip(arms, drawers, strict=True) if arm.region}
-        for region in regions.values():
-            region.draw(prompts[:1], request.seeds[:1])
-    open_folder(request.out, config)
-    note = record_environment(request.out, device)
-    drawing = _Drawing(config, request.out)
-    rows = [Row(i, p, s) for i, p in enumerate(prompts) for s in request.seeds]
-    drawn = drawing.draw_all(dict(zip((a.key for a in arms), drawers, strict=True)), rows)
-    kept = len(arms) * len(rows) - drawn
-    return Outcome(request.out, drawn, kept, drawing.records.summary(), [note] if note else [])
+        _try_regions(drawers, prompts[0], request.seeds[0])
+    with Lock(request.out, part.launch) as lock:
+        if lock.alone:
+            sweep(request.out)
+        config = open_folder(request.out, config)
+        own = records.Records(request.out, part.rank)
+        drawing = Drawing(config, request.out, own)
+        own.adopt({row.file: n for n, rows in enumerate(drawing.batches) for row in rows})
+        lock.share()
+        note = record_environment(records.rank_file(request.out, "env", part.rank), device)
+        notes = [*lock.notes, *([note] if note else []), *_others(config, arms)]
+        return _draw(request, drawing, {arm.key: d for arm, d in drawers.items()}, part, notes)
 
 
-class _Drawing:
-    """The drawing of one run: folder and records."""
+def _draw(
+    request: Request,
+    drawing: Drawing,
+    drawers: dict[str, Drawer],
+    part: Shard,
+    notes: list[str],
+) -> Outcome:
+    """Draw this process's part; the first one then waits until the others' parts are there."""
+    jobs = drawing.jobs(list(drawers))
+    own = part.slice(jobs)
+    label = "run" if part.world == 1 else f"run, process {part.rank} of {part.world}"
+    drawn = drawing.draw(drawers, own, label)
+    kept = sum(len(job.rows) for job in own) - drawn
+    if part.rank:
+        return Outcome(request.out, drawn, kept, [], notes, [], part.rank)
+    # Others draw batches like ours: one that takes three times our slowest is not coming.
+    patience = max(request.patience, 3 * drawing.slowest)
+    missing = wait(part.others(jobs), drawing.complete, patience)
+    invalid = records.summary(request.out)
+    return Outcome(request.out, drawn, kept, invalid, notes, _by_arm(missing))
 
-    def __init__(self, config: dict, folder: Path):
-        self.config, self.folder = config, folder
-        self.records = Records(folder)
-        self._arms = {arm["key"]: arm for arm in config["arms"]}
 
-    def draw_all(self, drawers: dict[str, Drawer], rows: Sequence[Row]) -> int:
-        """Draw all batches that are not complete; return the number of images drawn."""
-        size = self.config["batch"]
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        jobs = [(key, batch) for key in drawers for batch in batches]
-        missing = [(key, batch) for key, batch in jobs if not self._complete(key, batch)]
-        drawn = sum(len(batch) for _, batch in missing)
-        total = len(drawers) * len(rows)
-        with Progress(total, "run", done=total - drawn) as progress:
-            for key, batch in missing:
-                self._draw(key, drawers[key], batch)
-                progress.advance(len(batch), key)
-        return drawn
+def _try_regions(drawers: dict[Arm, Drawer], prompt: str, seed: int) -> None:
+    regions = {arm.region: drawer for arm, drawer in drawers.items() if arm.region}
+    for region in regions.values():
+        region.draw([prompt], [seed])
 
-    def _path(self, key: str, row: Row) -> Path:
-        return self.folder / "images" / key / row.file
 
-    def _texts(self, key: str, row: Row) -> dict[str, str]:
-        arm = self._arms[key]
-        return {
-            "prompt": row.prompt,
-            "seed": str(row.seed),
-            "arm": key,
-            "sampler": arm["sampler"],
-            "nfe": str(self.config["nfe"]),
-            "scale": repr(arm["scale"]),
-            "model": self.config["model"],
-        }
+def _others(config: dict, arms: list[Arm]) -> list[str]:
+    """Say which arms of the folder are left as they are."""
+    asked = {arm.key for arm in arms}
+    keys = [entry["key"] for entry in config["arms"] if entry["key"] not in asked]
+    if not keys:
+        return []
+    more = ", …" if len(keys) > 3 else ""
+    return [
+        f"note: the folder also holds {', '.join(keys[:3])}{more} ({len(keys)} arms × scales); "
+        "they stay as they are and are scored, too"
+    ]
 
-    def _complete(self, key: str, batch: Sequence[Row]) -> bool:
-        width_height = tuple(self.config["size"])
-        return all(
-            self.records.reason(key, row.file) == NOT_FINITE
-            or is_valid_png(self._path(key, row), width_height, self._texts(key, row))
-            for row in batch
-        )
 
-    def _draw(self, key: str, drawer: Drawer, batch: Sequence[Row]) -> None:
-        """Draw one batch of an arm, check it and write it."""
-        start = time.perf_counter()
-        prompts, seeds = [row.prompt for row in batch], [row.seed for row in batch]
-        try:
-            latents, images = drawer.draw(prompts, seeds)
-        except torch.OutOfMemoryError:
-            raise ValueError(
-                f"{len(batch)} images at once do not fit into memory; give a smaller --batch"
-            ) from None
-        seconds = time.perf_counter() - start
-        finite = [
-            bool(torch.isfinite(z).all() and torch.isfinite(x).all())
-            for z, x in zip(latents, images, strict=True)
-        ]
-        pixels = to_uint8(images)
-        reasons = {}
-        for row, ok, image in zip(batch, finite, pixels, strict=True):
-            if not ok:
-                reasons[row.file] = NOT_FINITE
-            elif is_flat(image):
-                reasons[row.file] = FLAT
-        # Reasons first: were images written first, a kill in between would leave a batch that
-        # looks complete and has lost its reasons.
-        self.records.replace(key, [row.file for row in batch], reasons)
-        for row, ok, image in zip(batch, finite, pixels, strict=True):
-            if ok:
-                write_png(self._path(key, row), image, self._texts(key, row))
-            else:
-                self._path(key, row).unlink(missing_ok=True)
-        self.records.time(key, len(batch), seconds)
+def _by_arm(missing: list[Job]) -> list[str]:
+    keys = [job.key for job in missing]
+    return [
+        f"{key}: {keys.count(key)} batch{'es' if keys.count(key) > 1 else ''}"
+        for key in dict.fromkeys(keys)
+    ]

@@ -1,4 +1,4 @@
-"""Score a run folder: features, CLIP, FID, KID, checker, intervals, comparisons, tables.
+"""Score a run folder: features, measures, intervals, comparisons, tables.
 
 The files written depend on the images and the configuration alone (no time, path or host), so
 scoring the same images twice gives byte-identical results.
@@ -7,25 +7,29 @@ scoring the same images twice gives byte-identical results.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from eval import records
 from eval import reference as references
-from eval.cells import Cell, at_equal_scale, by_prompt, curves, measure, notes
-from eval.features import Extractor, extract, extractor_for
+from eval.cells import Cell, by_prompt, measure, notes
+from eval.compare import comparisons
+from eval.extractor import Extractor, extractor_for
+from eval.features import extract
 from eval.folder import read_json
-from eval.front import OUT, matched, summarise
 from eval.images import write_atomic
 from eval.progress import Progress
+from eval.reference_set import Reference
 from eval.statistics import resample_weights
 from eval.tables import full_text, to_csv
 
-FOCUS = "exp2m_cfg++"  # the arm that this project is about, when a run has it and no region
 COLUMNS = (
-    *("arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip", "clip_half_interval"),
-    *("fid", "fid_floor", "kid", "all_right", "pairs_right"),
+    *("arm", "omega", "scale", "guidance", "n", "invalid", "missing", "duplicates", "valid"),
+    *("clip", "clip_half_interval", "clip2", "fid", "fid_floor", "fid_infinity", "kid", "cmmd"),
+    *("precision", "recall", "all_right", "pairs_right", "saturation", "contrast", "latent_std"),
 )
 
 
@@ -46,7 +50,7 @@ def read_config(folder: Path) -> dict:
 
 def seconds_per_image(folder: Path) -> dict[str, float]:
     """Return sampling time by arm key: printed beside the scores, never part of them."""
-    return read_json(folder / "timing.json")
+    return records.seconds_per_image(folder)
 
 
 def image_size(config: dict) -> tuple[int, int]:
@@ -56,13 +60,18 @@ def image_size(config: dict) -> tuple[int, int]:
 
 
 def score(
-    folder: Path, scorer: str | None = None, reference: str | None = None, bootstrap: int = 2000
+    folder: Path,
+    scorer: str | None = None,
+    reference: str | None = None,
+    bootstrap: int = 2000,
+    second_scorer: str | None = None,
 ) -> dict:
     """Score all arms of a run folder, write results.json, results.csv and per_prompt.csv, print.
 
-    scorer     open_clip `NAME/PRETRAINED` or a folder; default by the kind of model
-    reference  folder of images or .npz; default for stand-ins: 5,000 renders
-    bootstrap  resamples of the prompts, at least 1
+    scorer         open_clip `NAME/PRETRAINED` or a folder; default by the kind of model
+    reference      folder of images or .npz; default for stand-ins: 5,000 renders
+    bootstrap      resamples of the prompts, at least 1
+    second_scorer  as `scorer`; default: none for stand-ins
     Raises ValueError, in one line, when the folder, scorer or reference cannot be used.
     """
     folder = Path(folder)
@@ -70,7 +79,7 @@ def score(
     prompts = config["prompts"]
     weights = resample_weights(len(prompts), bootstrap)
     wants_fid = config["standin"] or reference is not None
-    extractor, problems = extractor_for(scorer, config["standin"], wants_fid)
+    extractor, problems = extractor_for(scorer, config["standin"], wants_fid, second_scorer)
     ref = None
     if not wants_fid:
         problems["fid"] = "no reference given; pass --reference with a folder or an .npz"
@@ -87,54 +96,61 @@ def score(
         "bootstrap": bootstrap,
         "scorer": extractor.scorer.name,
         "scorer_identity": extractor.scorer.identity,
+        "second_scorer": extractor.second.name if extractor.second else None,
         "fid": {
             "features": extractor.fid_name if ref else None,
             "reference": ref.label if ref else None,
             "reference_n": ref.statistics.n if ref else None,
             "reason": problems.get("fid"),
         },
+        **_looks(ref),
         "cells": {key: cell.entry for key, cell in cells.items()},
         "notes": notes(cells, problems),
-        **_comparisons(cells),
+        **comparisons(cells),
     }
+    least = 2 / (bootstrap + 1) * len(results["verdict"]["clip"])  # Holm's smallest p-value
+    if least >= 0.05:
+        results["notes"].append(
+            f"{bootstrap} resamples are too few for a verdict on {len(results['verdict']['clip'])} "
+            "arms; pass --bootstrap 2000"
+        )
     _write(folder, results, cells, prompts)
     print(full_text(results, seconds_per_image(folder)))
+    if any(cell.entry["missing"] for cell in cells.values()):
+        print(f"\nTo finish the run: {_continuing(config, folder)}")
     return results
 
 
+def _continuing(config: dict, folder: Path) -> str:
+    """Return the command that draws what is missing in a run's folder."""
+    from eval.report import command  # here: the report builds on scores
+
+    return shlex.join([*shlex.split(command(config, folder.name))[:-1], str(folder)])
+
+
 def _cells(folder: Path, config: dict, extractor: Extractor, weights, ref) -> dict[str, Cell]:
-    known_bad = read_json(folder / "invalid.json")
+    known_bad = records.invalid(folder)
     prompts, seeds, size = config["prompts"], config["seeds"], image_size(config)
     text = extractor.scorer.texts(prompts)
+    text2 = extractor.second.texts(prompts) if extractor.second else None
     cells: dict[str, Cell] = {}
     floors: dict[int, float | None] = {}
     with Progress(len(config["arms"]), "scoring", unit="arms × scales") as progress:
         for arm in config["arms"]:
             key = arm["key"]
             bad = known_bad.get(key, [])
-            features = extract(folder, key, prompts, seeds, size, bad, extractor, text)
+            features = extract(folder, key, prompts, seeds, size, bad, extractor, text, text2)
             cells[key] = measure(arm, features, weights, ref, floors)
             progress.advance(1, key)
     return cells
 
 
-def _comparisons(cells: Mapping[str, Cell]) -> dict:
-    """Compare the focus arm with all others, at matched CLIP, matched FID and equal scale."""
-    arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
-    regions = [cell.entry["arm"] for cell in cells.values() if cell.entry["sampler"] == "region"]
-    focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
-    others = [arm for arm in arms if arm != focus]
-    lines = curves(cells)
-    tables = {at: matched(lines, focus, at) for at in ("clip", "fid")}
-    for entry in tables["clip"] + tables["fid"]:
-        for arm in others:  # those without a single valid cell
-            entry["comparisons"].setdefault(arm, {"verdict": OUT})
-    return {
-        "focus": focus,
-        "matched": tables,
-        "verdict": {at: {a: summarise(rows, a) for a in others} for at, rows in tables.items()},
-        "paired": at_equal_scale(cells, focus),
-    }
+def _looks(ref: Reference | None) -> dict[str, float | None]:
+    """Return the reference's mean saturation and contrast, which those of the arms are held to."""
+    if ref is None or ref.looks is None:
+        return {"saturation": None, "contrast": None}
+    saturation, contrast = ref.looks.astype(np.float64).mean(0).tolist()
+    return {"saturation": saturation, "contrast": contrast}
 
 
 def _write(folder: Path, results: dict, cells: Mapping[str, Cell], prompts: list[str]) -> None:

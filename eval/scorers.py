@@ -16,6 +16,7 @@ import torch
 
 STANDINS = Path(__file__).resolve().parent.parent / "standins"
 BATCH = 64
+_FETCH = "download it once with 'python -m eval prefetch --model sd15 --scorers'"
 INCEPTION = (
     "torch-fidelity InceptionV3, 2048 dimensions, its TensorFlow-1 style bilinear resize to 299"
 )
@@ -78,8 +79,8 @@ class OpenClip:
         except Exception as error:  # hub, disk and format errors of three libraries
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
-                f"scorer {spec!r} could not be loaded ({reason}); download it once with "
-                "'python -m eval prefetch --model sd15 --scorers' or pass --scorer local-dir:FOLDER"
+                f"scorer {spec!r} could not be loaded ({reason}); {_FETCH}, "
+                "or pass --scorer local-dir:FOLDER"
             ) from error
         self._device = _device()
         self._model = model.float().eval().to(self._device)
@@ -128,15 +129,15 @@ class Inception:
         file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
         if os.environ.get("HF_HUB_OFFLINE") == "1" and not file.is_file():
             raise ValueError(
-                f"InceptionV3 weights missing and HF_HUB_OFFLINE=1; put {file.name} "
-                "into the torch hub's checkpoints folder"
+                f"InceptionV3 weights missing and HF_HUB_OFFLINE=1; {_FETCH}, or put {file.name} "
+                f"into {file.parent}"
             )
         try:
             net = FeatureExtractorInceptionV3("inception", ["2048"])
         except Exception as error:  # network and disk errors of torch.hub
             raise ValueError(
-                f"InceptionV3 weights could not be loaded ({str(error).splitlines()[0]}); put "
-                f"{file.name} into the torch hub's checkpoints folder"
+                f"InceptionV3 weights could not be loaded ({str(error).splitlines()[0]}); "
+                f"{_FETCH}, or put {file.name} into {file.parent}"
             ) from error
         self._device = _device()
         self._net = net.to(self._device)

@@ -2,13 +2,21 @@
 
 Images of one prompt hang together (the prompt is easy or hard for every arm and seed), so the
 unit that is redrawn is the prompt with all of its seeds, never the single image.
+
+Measured by `python -m benchmarks.coverage` (docs/results/coverage.md, standard error 1 point): on
+synthetic data the percentile intervals below hold the truth in 92 to 97 % of the data sets, for
+means (CLIP) and, on the draws of `linear_draws`, for FID and what is read off FID–CLIP fronts. Only
+where a difference of FID and its derivatives nearly vanish are they wider than need be (99 %).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 LEVEL = 0.95
+INVALID = "invalid"  # the verdict on an arm with an image that cannot be scored
 
 
 def resample_weights(prompts: int, resamples: int, seed: int = 0) -> np.ndarray:
@@ -37,6 +45,21 @@ def resampled_mean(total: np.ndarray, count: np.ndarray, weights: np.ndarray) ->
         return np.where(drawn > 0, weights @ np.asarray(total, np.float64) / drawn, np.nan)
 
 
+def linear_draws(value: float, slope: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return a measure in every resample, (B,), to first order in the resampling weights.
+
+    value    the measure with all weights 1
+    slope    (P,) its derivative by the weight of each prompt
+    weights  (B, P) from `resample_weights`
+
+    For FID. A resample of P prompts holds about 0.63 P different ones, so its exactly computed FID
+    is biased as that of a much smaller set, upwards and unequally over arms and scales: percentile
+    and basic intervals of such resamples can miss the truth nearly always (coverage.md, last bed).
+    The linear part carries the sampling variance and none of that bias.
+    """
+    return value + (weights - 1.0) @ slope
+
+
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval of bootstrap draws (B,), ignoring NaN."""
     tail = 50 * (1 - level)
@@ -61,19 +84,26 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def verdict(low: float, high: float, lower_is_better: bool) -> str:
-    """Name what an interval of (focus − baseline) says: better, worse, or not distinguishable."""
-    if low <= 0 <= high:
-        return "not distinguishable"
-    return "better" if (high < 0) == lower_is_better else "worse"
-
-
-def difference(point: float, draws: np.ndarray, lower_is_better: bool) -> dict:
-    """Describe a paired difference focus − baseline: value, 95 % interval, p-value and verdict."""
+def difference(point: float, draws: np.ndarray) -> dict:
+    """Describe a paired difference focus − baseline: value, 95 % interval and p-value."""
     low, high = interval(draws)
-    return {
-        "difference": float(point),
-        "interval": [low, high],
-        "p": p_value(draws),
-        "verdict": verdict(low, high, lower_is_better),
-    }
+    return {"difference": float(point), "interval": [low, high], "p": p_value(draws)}
+
+
+def judge(family: Mapping[str, dict], lower_is_better: bool) -> dict[str, dict]:
+    """Add p_holm and a verdict to each of the differences that are compared together.
+
+    family  arm → `difference`, or {"verdict": …} of an arm that cannot be compared, kept as it is
+
+    The verdict is better or worse where Holm's p-value over the family is below 0.05, else not
+    distinguishable: the chance of any wrong word in a family is at most 5 %. The interval is not
+    adjusted, so it may exclude 0 where the verdict is not distinguishable.
+    """
+    compared = [arm for arm, found in family.items() if "p" in found]
+    adjusted = dict(zip(compared, holm([family[arm]["p"] for arm in compared]), strict=True))
+    judged = {arm: dict(found) for arm, found in family.items()}
+    for arm, p in adjusted.items():
+        good = (judged[arm]["difference"] < 0) == lower_is_better
+        word = "better" if good else "worse"
+        judged[arm] |= {"p_holm": p, "verdict": word if p < 1 - LEVEL else "not distinguishable"}
+    return judged

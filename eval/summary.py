@@ -10,12 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from eval.tables import MISSING, markdown, tally
+from eval.tables import MISSING, difference_text, markdown
 
 
 def summary(results: dict) -> str:
     """Return a markdown table: each arm's best FID, CLIP and captions right over its strengths,
-    and what the focus arm is against it at matched guidance. Arms without FID are left out."""
+    and focus arm − arm averaged over their common front. Arms without FID are left out."""
     focus = results["focus"]
     header = ["sampler", "lowest FID", "highest CLIP", "most captions right"]
     header += [f"`{focus}` against it: FID at equal CLIP", "CLIP at equal FID"]
@@ -35,11 +35,13 @@ def summary(results: dict) -> str:
         if arm == focus:
             rows.append([f"**{row[0]}**", *row[1:], "–", "–"])
         else:
-            rows.append([*row, tally(results, "clip", arm), tally(results, "fid", arm)])
+            rows.append(
+                [*row, *(difference_text(results["front"][at][arm]) for at in ("clip", "fid"))]
+            )
     return markdown(header, rows)
 
 
-SIGNS = {"better": "better", "worse": "worse", "mixed": "mixed", "not distinguishable": "≈"}
+SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves
 
 
 def side_by_side(models: dict[str, dict]) -> str:

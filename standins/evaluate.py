@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from eval import models, reference
-from eval.features import Extractor, extractor_for
+from eval.extractor import Extractor, extractor_for
 from eval.images import to_uint8
 from eval.metrics import Statistics, frechet, frechet_floor
 from eval.progress import Progress

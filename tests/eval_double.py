@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,11 +38,12 @@ class Double:
         self.batches.append(list(zip(prompts, seeds, strict=True)))
         images = []
         for prompt, seed in self.batches[-1]:
-            mixed = seed + 1000 * len(prompt) + int(1000 * plan.scale)
+            mixed = seed + zlib.crc32(prompt.encode()) + int(1000 * plan.scale)
             generator = torch.Generator().manual_seed(mixed)
             # Depends on the batch's size on purpose: real networks' last bits do.
             images.append(torch.rand(3, SIDE, SIDE, generator=generator) / len(seeds) ** 0.01)
-        images, latents = torch.stack(images), torch.zeros(len(seeds), 4, 2, 2)
+        latents = torch.tensor([-0.5, 0.5]).expand(len(seeds), 4, 2, 2).clone()
+        images = torch.stack(images)
         if self._edit:
             self._edit(self.batches[-1], latents, images)
         return latents, images
@@ -75,6 +80,37 @@ def request(folder: Path, **changes) -> Request:
 def draw(req: Request, double: Double | None = None):
     double = double or Double()
     return run(req, lambda source, nfe, device, dtype: double), double
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file that must not depend on how a run was interrupted or shared out."""
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and not p.name.startswith(("timing", "env"))
+    }
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Start `work` in a child process; return its id. `wait_for` tells how it ended."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        work()
+        code = 0
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        code = 2
+    finally:
+        os._exit(code)
+
+
+def wait_for(pid: int) -> int:
+    """Return the exit code of a child process, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def spoil(batch, latents, images):

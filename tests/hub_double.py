@@ -5,6 +5,7 @@ from __future__ import annotations
 SD, XL = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
 VAE = "madebyollin/sdxl-vae-fp16-fix"
 CLIP = "timm/vit_base_patch32_clip_224.openai"
+SECOND = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
 
 
 def listing(*parts: str) -> list[str]:
@@ -53,5 +54,6 @@ FILES = {
     XL: listing(*XL_PARTS),
     VAE: ["config.json", "diffusion_pytorch_model.safetensors", "sdxl_vae.safetensors"],
     CLIP: ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"],
+    SECOND: ["open_clip_config.json", "open_clip_model.safetensors", "README.md"],
 }
 MEGABYTE = 10**6

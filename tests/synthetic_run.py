@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.features import Extractor
+from eval.extractor import Extractor
 
 SIZE = 64
 PROMPTS = [f"a <b>{colour}</b> circle & square" for colour in ("red", "green", "blue", "white")]
@@ -92,3 +92,21 @@ def make_reference(path: Path, count: int = 400) -> Path:
     features = scorer.texts([f"prompt {i}" for i in range(count)])
     np.savez(path, features=features + 0.02 * rng.normal(size=features.shape).astype(np.float32))
     return path
+
+
+def add_curve(folder: Path) -> None:
+    """Write the curve.json of a scored run: its points at ω = 3, once at NFE 5 and once at 20."""
+    results = json.loads((folder / "results.json").read_text())
+    cells = [cell for cell in results["cells"].values() if cell["omega"] == 3.0]
+    points = [
+        {"nfe": nfe, **cell, "fid": cell["fid"] * 20 / nfe}
+        for nfe in (5, 20)
+        for cell in cells
+        if nfe == 20 or cell["arm"] != "ddim_cfg++"
+    ]
+    found = {
+        "stamp": results["stamp"], "omega": 3.0, "seeds": list(SEEDS), "arms": list(ARMS),
+        "prompt_count": len(PROMPTS), "nfes": [5, 20], "points": points,
+        "skipped": [{"arm": "ddim_cfg++", "nfe": 5, "reason": "it cannot"}],
+    }  # fmt: skip
+    (folder / "curve.json").write_text(json.dumps(found))

@@ -67,7 +67,9 @@ def test_rounding_is_to_nearest_and_clips():
 def test_flat_images():
     image = np.full((8, 8, 3), (10, 200, 30), np.uint8)
     assert is_flat(image)
-    image[3, 3, 1] += 3
+    image[3, 3, 1] += 3  # nearly constant
+    assert is_flat(image)
+    image[2:6, 2:6, 1] += 3
     assert not is_flat(image)
 
 

@@ -1,9 +1,19 @@
-"""Fréchet and kernel distances: exact cases, torch-fidelity's values, resampling."""
+"""Fréchet and kernel distances, precision and recall: exact cases, and torch-fidelity's values."""
 
 import numpy as np
 import pytest
 
-from eval.metrics import Statistics, clip_score, frechet, frechet_floor, frechet_resampled, kid
+from eval.cells import clip_score
+from eval.kernels import cmmd, cubic, kid, within
+from eval.metrics import (
+    Statistics,
+    frechet,
+    frechet_floor,
+    frechet_infinity,
+    frechet_influence,
+    frechet_of,
+)
+from eval.neighbours import precision_recall, radii
 
 
 def features(n, d=8, seed=0, shift=0.0):
@@ -34,29 +44,46 @@ def test_equals_torch_fidelity(n):
     assert frechet(Statistics.of(a), Statistics.of(b)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("d", [8, 60])  # moments when n ≥ d, Gram matrix when n < d
-def test_grouped_and_resampled_equal_pooled(d):
-    pool = features(40, d)
-    groups = [pool[:3], pool[3:3], pool[3:20], pool[20:]]  # one prompt has no image
-    reference = Statistics.of(features(500, d, seed=1))
-    weights = np.array([[1, 1, 1, 1], [2, 5, 0, 1], [0, 3, 2, 0]])
-    found = frechet_resampled(groups, weights, reference)
-    for row, value in zip(weights, found, strict=True):
-        union = np.concatenate([g for g, w in zip(groups, row, strict=True) for _ in range(w)])
-        assert value == pytest.approx(frechet(Statistics.of(union), reference), rel=1e-6)
+@pytest.mark.parametrize("d", [8, 60])  # covariance when n ≥ d, Gram matrix when n < d
+def test_all_ways_to_the_distance_agree(d):
+    x, reference = features(40, d), Statistics.of(features(500, d, seed=1))
+    expected = frechet(Statistics.of(x), reference)
+    assert frechet_of(x, reference) == pytest.approx(expected, rel=1e-6)
+    assert frechet_influence(x, reference)[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_resample_without_images_is_nan():
-    groups = [features(4), features(0)]
-    found = frechet_resampled(groups, np.array([[0, 2], [1, 1]]), Statistics.of(features(50)))
-    assert np.isnan(found[0]) and found[1] >= 0
+@pytest.mark.parametrize("d", [8, 60])
+def test_influence_is_the_derivative_by_an_images_weight(d):
+    x, reference = features(40, d), Statistics.of(features(500, d, seed=1))
+
+    def at(weights):
+        mean = weights @ x / weights.sum()
+        cov = (weights[:, None] * (x - mean)).T @ (x - mean) / (weights.sum() - 1)
+        return frechet(Statistics(40, mean, cov), reference)
+
+    slope = frechet_influence(x, reference)[1]
+    for i in (0, 17):
+        step = 1e-3 * (np.arange(40) == i)
+        measured = (at(1 + step) - at(1 - step)) / 2e-3
+        assert slope[i] == pytest.approx(measured, rel=1e-3, abs=1e-2)
 
 
 def test_far_from_the_origin_nothing_is_lost():
     a, b = features(60), features(70, seed=2)
-    near = frechet_resampled([a], np.ones((1, 1)), Statistics.of(b))
-    far = frechet_resampled([a + 1e5], np.ones((1, 1)), Statistics.of(b + 1e5))
-    assert far == pytest.approx(near, rel=1e-6)
+    near = frechet_of(a, Statistics.of(b))
+    assert frechet_of(a + 1e5, Statistics.of(b + 1e5)) == pytest.approx(near, rel=1e-6)
+
+
+def test_extrapolation_takes_the_bias_away():
+    rng = np.random.default_rng(0)
+    reference = Statistics(0, np.zeros(16), np.eye(16))
+    sets = [1.2 * rng.normal(size=(300, 16)) for _ in range(30)]
+    true = 16 * 0.2**2
+    biased = np.mean([frechet_of(x, reference) for x in sets]) - true
+    left = np.mean([frechet_infinity(x, reference) for x in sets]) - true
+    assert biased > 0.3 and abs(left) < biased / 5
+    assert frechet_infinity(sets[0], reference) == frechet_infinity(sets[0], reference)
+    assert frechet_infinity(sets[0][:60], reference) is None  # 60 < 4 × 16
 
 
 def test_floor_falls_with_the_number_of_images():
@@ -73,13 +100,55 @@ def test_kid_equals_torch_fidelity_on_one_full_subset():
     expected = theirs.kid_features_to_metric(
         torch.from_numpy(a), torch.from_numpy(b), kid_subsets=1, kid_subset_size=120, verbose=False
     )["kernel_inception_distance_mean"]
-    assert kid(a, b) == pytest.approx(expected, rel=1e-9)
+    assert kid(a, b) == pytest.approx(expected, rel=1e-6)
 
 
 def test_kid_is_unbiased_about_zero():
     rng = np.random.default_rng(0)
     values = [kid(rng.normal(size=(20, 4)), rng.normal(size=(30, 4))) for _ in range(300)]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(300)
+
+
+def test_cmmd_equals_torch_fidelity():
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("torch_fidelity.metric_kid")
+    a, b = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features(90), features(90, 8, 3))
+    )
+    expected = theirs.kid_features_to_metric(
+        torch.from_numpy(a), torch.from_numpy(b), kid_subsets=1, kid_subset_size=90, verbose=False,
+        kid_kernel="rbf", kid_kernel_rbf_sigma=10.0,
+    )["kernel_inception_distance_mean"]  # fmt: skip
+    assert cmmd(a, b) == pytest.approx(1000 * expected, rel=1e-6)
+
+
+def test_kid_of_blocks_equals_kid_at_once(monkeypatch):
+    a, b = features(50), features(40, seed=3)
+    whole = kid(a, b)
+    monkeypatch.setattr("eval.kernels.ROWS", 7)
+    assert kid(a, b) == pytest.approx(whole, rel=1e-12)
+    assert kid(a, b, within(cubic, b)) == pytest.approx(whole, rel=1e-12)
+
+
+def test_precision_and_recall_equal_torch_fidelity(monkeypatch):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("torch_fidelity.metric_prc")
+    images, real = 0.6 * features(80), features(120, seed=3, shift=0.3)
+    expected = theirs.calculate_precision_recall_full(
+        torch.from_numpy(images), torch.from_numpy(real), neighborhood=3
+    )
+    monkeypatch.setattr("eval.neighbours.ROWS", 32)
+    assert precision_recall(images, real) == pytest.approx(expected, abs=1e-6)
+    assert precision_recall(images, real, radii(real)) == precision_recall(images, real)
+
+
+def test_which_side_is_real():
+    """Images in one of two clusters: all are plausible, half of the real ones are not covered."""
+    cluster = features(60)
+    real = np.concatenate([cluster, cluster + 1000])
+    assert precision_recall(cluster, real) == (1.0, 0.5)
+    assert precision_recall(real, cluster) == (0.5, 1.0)
+    assert precision_recall(cluster[:3], real) is None
 
 
 def test_clip_score_is_a_hundred_times_the_cosine():

@@ -9,7 +9,7 @@ import diffusers
 import huggingface_hub
 import pytest
 from diffusers.pipelines import pipeline_utils
-from hub_double import CLIP, FILES, INDEX, MEGABYTE, SD, VAE, XL
+from hub_double import CLIP, FILES, INDEX, MEGABYTE, SD, SECOND, VAE, XL
 from huggingface_hub.utils import filter_repo_objects
 
 from eval import hub, models, prefetch
@@ -194,13 +194,14 @@ def test_scorers(cache, capsys, monkeypatch):
     assert main(["prefetch", "--model", "sd15", "--scorers", "--dry-run"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[1] == f"{CLIP}: 1 file, 1.0 MB, 1.0 MB to download"
-    assert "inception" in listed[2] and listed[2].endswith("1 file, 95.0 MB, 95.0 MB to download")
+    assert listed[2] == f"{SECOND}: 1 file, 1.0 MB, 1.0 MB to download"
+    assert "inception" in listed[3] and listed[3].endswith("1 file, 95.0 MB, 95.0 MB to download")
 
     fetched = []
     monkeypatch.setattr(
         prefetch.torch.hub, "download_url_to_file", lambda url, to: fetched.append((url, to))
     )
-    prefetch.fetch(prefetch.needed(models.find("sd15"), "float16", True)[2])
+    prefetch.fetch(prefetch.needed(models.find("sd15"), "float16", True)[3])
     assert fetched == [(prefetch.inception_url(), str(prefetch.inception_file()))]
 
 
@@ -209,7 +210,7 @@ def test_a_web_that_does_not_tell_sizes(cache, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(prefetch, "urlopen", refuse)
-    parcel = prefetch.needed(models.find("sd15"), "float16", True)[2]
+    parcel = prefetch.needed(models.find("sd15"), "float16", True)[3]
     assert str(parcel).endswith("1 file, size not known, to download")
 
 
@@ -219,7 +220,7 @@ def test_offline_names_what_is_missing_and_the_command(cache, capsys, monkeypatc
     assert main(["prefetch", "--model", "sd15", "--scorers"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{SD}, {CLIP}, inception.pth missing" in error
+    assert f"{SD}, {CLIP}, {SECOND}, inception.pth missing" in error
     assert "python -m eval prefetch --model sd15 --scorers" in error
 
 

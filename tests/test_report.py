@@ -1,44 +1,84 @@
 """The report: self-contained, escaped, readable without what a run may lack."""
 
+from __future__ import annotations
+
 import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_run import OMEGAS, PROMPTS, extractor, make_reference, make_run
+from synthetic_run import ARMS, OMEGAS, PROMPTS, add_curve, extractor, make_reference, make_run
 
 from eval import report, score
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "extractor_for", lambda *_: (extractor(), {}))
-    make_reference(tmp_path / "reference.npz")
-    return make_run(tmp_path / "run")
+@pytest.fixture(scope="module", autouse=True)
+def network_free():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "extractor_for", lambda *_: (extractor(), {}))
+        yield
 
 
 def scored(run):
+    make_reference(run.parent / "reference.npz")
     score.score(run, reference=str(run.parent / "reference.npz"), bootstrap=40)
     return report.report(run)
 
 
-def test_report_is_one_file_and_says_the_verdict_first(run):
-    path = scored(run)
-    html = path.read_text(encoding="utf-8")
-    assert path == run / "report.html"
-    assert not re.search(r'(src|href)="(?!data:)', html) and "http" not in html
-    assert html.count("data:image/png;base64,") >= 3
-    assert html.index("not SD numbers") < html.index("FID at matched CLIP") < html.index("<img")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A reported run, with an NFE curve; tests only read it."""
+    folder = make_run(tmp_path_factory.mktemp("report") / "run")
+    scored(folder)
+    add_curve(folder)
+    report.report(folder)
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A run of one's own, to change."""
+    return make_run(tmp_path / "own", omegas=(1.5, 5.0), prompts=PROMPTS[:3], seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_is_one_file_and_says_the_verdict_first(run, html):
+    assert not re.search(r'(src|href)="(?!data:|#)', html) and "://" not in html
+    assert html.count("data:image/png;base64,") >= len(PROMPTS) * len(ARMS)
+    assert html.index("not SD numbers") < html.index("FID at matched CLIP") < html.index("<figure")
     assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html
     assert "<b>red</b>" not in html and "&lt;b&gt;red&lt;/b&gt; circle &amp; square" in html
     assert "python -m eval run --model standin-sd15" in html
+    assert "python -m eval curve runs/run --nfes 5,20 --omega 3" in html
     assert str(run.parent) not in html
 
 
+def test_every_picture_and_plot_has_a_text_for_those_who_cannot_see_it(html):
+    images = re.findall(r"<img[^>]*>", html)
+    assert images and all(re.search(r'alt="[^"]+"', image) for image in images)
+    assert all(re.search(r'role="img" aria-label=', svg) for svg in re.findall(r"<svg[^>]*>", html))
+
+
+def test_plots_take_the_page_s_colours_and_keep_their_numbers(html):
+    plots = re.findall(r"<figure.*?</figure>", html, re.S)
+    assert len(plots) == 2 + 2 + 2 + 2  # front twice, FID and CLIP, saturation and contrast, NFE
+    for plot in plots:
+        assert "#1d1f23" not in plot and "<style" not in plot and "currentColor" in plot
+        for place in range(len(ARMS)):
+            assert f'class="arm arm-{place}"' in plot
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    ticks = [float(t) for t in re.findall(r">(0\.\d+)</text>", plots[5])]  # contrast
+    assert len(ticks) > 2 and len(set(ticks)) == len(ticks)
+
+
 def test_figures_are_there_and_the_grid_shows_the_images(run):
-    scored(run)
-    for name in ("front", "scale", "grid"):
+    for name in ("front", "scale", "burn", "nfe", "grid"):
         with Image.open(run / "figures" / f"{name}.png") as image:
             assert min(image.size) > 300
     with Image.open(run / "figures" / "grid.png") as image:
@@ -46,33 +86,40 @@ def test_figures_are_there_and_the_grid_shows_the_images(run):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
 
 
-def test_cells_keep_the_order_of_the_run(run):
-    html = scored(run).read_text(encoding="utf-8")
-    rows = re.findall(r"<tr[^>]*><td>([^<]+)</td><td>([^<]+)</td><td>", html)
+def test_cells_keep_the_order_of_the_run(html):
+    rows = re.findall(r'<tr[^>]*><th scope="row">([^<]+)</th><td>([^<]+)</td><td>', html)
     table = [row for row in rows if row[1] in {f"{w:g}" for w in OMEGAS}][:12]
     assert [float(w) for _, w in table[:4]] == list(OMEGAS)
     assert list(dict.fromkeys(a for a, _ in table)) == ["ddim", "ddim_cfg++", "exp2m_cfg++"]
 
 
-def test_without_fid_and_with_bad_images(run):
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"standin": False}))
-    (run / "images" / "ddim@w3" / "000_0.png").write_bytes(b"cut")
-    score.score(run, bootstrap=20)
-    html = report.report(run).read_text(encoding="utf-8")
+def test_arms_that_the_curve_lacks_are_named(html):
+    assert "ddim_cfg++ is not there at NFE 5: it cannot" in html
+
+
+def test_without_fid_and_with_bad_images(own):
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"standin": False}))
+    (own / "images" / "ddim@w5" / "000_0.png").write_bytes(b"cut")
+    score.score(own, bootstrap=20)
+    html = report.report(own).read_text(encoding="utf-8")
     assert "No FID: no reference given" in html
-    assert not (run / "figures" / "front.png").exists()
+    assert re.search(r'class="warning">ddim@w5: 1 invalid images \(1 × ', html)
+    assert not (own / "figures" / "front.png").exists()
 
 
-def test_a_single_arm(tmp_path, run):
+def test_a_single_arm(tmp_path):
     alone = make_run(tmp_path / "alone", arms=("ddim",), omegas=(3.0,), prompts=PROMPTS[:2])
     html = scored(alone).read_text(encoding="utf-8")
     assert "nothing to compare" in html
 
 
-def test_an_unscored_folder_is_refused(run):
+def test_a_folder_without_current_scores_is_refused(own):
     with pytest.raises(ValueError, match="python -m eval score"):
-        report.report(run)
+        report.report(own)
+    (own / "results.json").write_text('{"cells": {}}')
+    with pytest.raises(ValueError, match="of an earlier version; run 'python -m eval score' again"):
+        report.report(own)
 
 
 def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
@@ -86,6 +133,6 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
 
 def test_cell_words():
     assert report.word("+1 [0, 2] not distinguishable") == "not-distinguishable"
-    assert report.word("better at 2 of 5 levels") == "better"
-    assert report.word("mixed: better at 1") == "mixed"
+    assert report.word("invalid") == "invalid"
     assert report.word("12.3") == ""
+    assert report.short("+1 [0, 2] not distinguishable") == "+1 [0, 2] ≈"

@@ -1,17 +1,17 @@
-"""Bootstrap over prompts: coverage, pairing, Holm, verdict words; and reading curves off."""
+"""Bootstrap over prompts: coverage, pairing, Holm, verdict words."""
 
 import numpy as np
 import pytest
 
-from eval.front import Curve, levels, matched, read_off, summarise
 from eval.statistics import (
     difference,
     holm,
     interval,
+    judge,
+    linear_draws,
     p_value,
     resample_weights,
     resampled_mean,
-    verdict,
 )
 
 
@@ -50,13 +50,52 @@ def test_holm():
     assert holm([]) == []
 
 
-def test_words():
-    assert verdict(-2, -1, lower_is_better=True) == "better"
-    assert verdict(-2, -1, lower_is_better=False) == "worse"
-    assert verdict(-1, 2, lower_is_better=True) == "not distinguishable"
-    same = difference(0.0, np.zeros(100), lower_is_better=True)
-    assert same["verdict"] == "not distinguishable" and same["p"] == 1
+def gap(point, sd, resamples=999):
+    """A difference whose draws are the quantiles of a normal distribution."""
+    from scipy.stats import norm
+
+    return difference(point, point + sd * norm.ppf((np.arange(resamples) + 0.5) / resamples))
+
+
+def test_a_difference():
+    found = gap(2.0, 1.0)
+    assert found["interval"] == pytest.approx([2 - 1.96, 2 + 1.96], abs=0.02)
+    assert found["p"] == pytest.approx(0.0455, abs=0.005)
     assert p_value(np.ones(99)) == pytest.approx(0.02)
+    assert p_value(np.zeros(99)) == 1
+
+
+def test_words():
+    for lower, words in ((True, ("better", "worse")), (False, ("worse", "better"))):
+        found = judge({"low": gap(-5, 1), "high": gap(5, 1), "tie": gap(1, 1)}, lower)
+        assert (found["low"]["verdict"], found["high"]["verdict"]) == words
+        assert found["tie"]["verdict"] == "not distinguishable"
+
+
+def test_the_verdict_is_holms_and_the_interval_is_not():
+    weak = gap(2.2, 1.0)  # p = 0.028: alone significant, not among three
+    assert judge({"a": weak}, False)["a"]["verdict"] == "better"
+    family = judge({"a": weak, "b": gap(0.1, 1), "c": gap(0.2, 1)}, False)
+    assert family["a"]["verdict"] == "not distinguishable"
+    assert family["a"]["interval"] == weak["interval"] and weak["interval"][0] > 0
+    assert family["a"]["p_holm"] == pytest.approx(3 * weak["p"])
+
+
+def test_an_arm_without_a_difference_keeps_its_word_and_costs_no_power():
+    weak = gap(2.2, 1.0)
+    family = judge(
+        {"a": weak, "b": {"verdict": "invalid"}, "c": {"verdict": "out of range"}}, False
+    )
+    assert family["b"] == {"verdict": "invalid"}
+    assert family["a"]["p_holm"] == weak["p"]
+
+
+def test_linear_draws_of_a_linear_measure_are_its_resamples():
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(20, 3)), resample_weights(20, 50)
+    slope = (values - values.mean()).sum(1) / values.size  # of the mean, by the prompt's weight
+    found = linear_draws(values.mean(), slope, weights)
+    assert found == pytest.approx(resampled_mean(values.sum(1), np.full(20, 3), weights))
 
 
 def test_errors():
@@ -64,76 +103,3 @@ def test_errors():
         resample_weights(10, 0)
     with pytest.raises(ValueError, match="prompt"):
         resample_weights(0, 10)
-
-
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def curve(clip, fid, noise=0.0, common=0.0, resamples=400, seed=0):
-    rng = np.random.default_rng(seed)
-    clip, fid = np.array(clip, float), np.array(fid, float)
-    shape = (resamples, len(clip))
-    shared = common * np.random.default_rng(99).normal(size=(resamples, 1))
-    draws = clip + shared + noise * rng.normal(size=shape)
-    return Curve(np.arange(len(clip)), clip, fid, draws, fid + noise * rng.normal(size=shape))
-
-
-def test_reading_a_polyline():
-    x, y = np.array([[1.0, 2.0, 4.0]]), np.array([[10.0, 20.0, 0.0]])
-    assert read_off(x, y, np.array([1.5]))[0] == 15
-    assert read_off(x, y, np.array([3.0]))[0] == 10
-    assert np.isnan(read_off(x, y, np.array([4.1]))[0])  # never beyond the ends
-    u = np.array([[5.0, 1.0, 3.0]])  # a U: the rising branch counts
-    assert read_off(u, np.array([[0.0, 1.0, 2.0]]), np.array([2.0]))[0] == 1.5
-
-
-def test_only_the_rising_part_of_clip_counts():
-    assert len(curve([1, 3, 2], [9, 5, 4]).rising().omega) == 2
-
-
-def test_a_better_arm_is_found_and_a_tie_is_not():
-    arms = {
-        "base": curve([20, 25, 30], [40, 30, 50], 0.1, common=1.0),
-        "tie": curve([20, 25, 30], [40, 30, 50], 0.1, common=1.0, seed=1),
-        "ours": curve([21, 26, 31], [30, 20, 40], 0.1, common=1.0, seed=2),
-    }
-    table = matched(arms, "ours", "clip")
-    assert summarise(table, "base") == "better"
-    assert summarise(matched(arms, "tie", "clip"), "base") == "not distinguishable"
-    assert summarise(matched(arms, "base", "clip"), "ours") == "worse"
-    middle = table[2]
-    gap = middle["comparisons"]["base"]
-    assert gap["difference"] == pytest.approx(middle["values"]["ours"] - middle["values"]["base"])
-    assert gap["interval"][0] <= gap["difference"] <= gap["interval"][1]
-    assert gap["p_holm"] >= gap["p"]
-
-
-def test_clip_at_equal_fid():
-    arms = {
-        "base": curve([20, 25, 30], [40, 20, 50], 0.1),
-        "ours": curve([20, 26, 33], [40, 20, 50], 0.1, seed=1),
-    }
-    assert summarise(matched(arms, "ours", "fid"), "base") == "better"
-
-
-def test_an_arm_elsewhere_is_out_of_range_and_spoils_nothing():
-    arms = {
-        "far": curve([1, 2, 3], [40, 20, 50], 0.01),
-        "one point": curve([25], [30], 0.01),
-        "base": curve([20, 25, 30], [40, 30, 50], 0.01),
-        "ours": curve([20, 25, 30], [30, 20, 40], 0.01, seed=2),
-    }
-    table = matched(arms, "ours", "clip")
-    assert len(table) == 5
-    assert summarise(table, "far") == summarise(table, "one point") == "out of range"
-    assert summarise(table, "base") == "better"
-
-
-def test_levels_lie_inside_the_common_range():
-    arms = {"a": curve([18, 30], [1, 2]), "ours": curve([20, 33], [1, 2])}
-    found = levels(arms, "ours", "clip")
-    assert min(found) > 20 and max(found) < 30
-
-
-def test_a_focus_with_one_scale_has_no_table():
-    assert matched({"ours": curve([20], [30])}, "ours", "clip") == []

@@ -1,0 +1,136 @@
+"""Compare the focus arm with the others: along fronts, at equal scale, and at its default scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log
+
+import numpy as np
+
+from eval.cells import Cell
+from eval.front import OUT, Curve, compare_fronts, matched
+from eval.statistics import INVALID, difference, judge
+from samplers.registry import available
+
+FOCUS = "exp2m_cfg++"  # the arm that this project is about, when a run has it and no region
+MEASURES = ("clip", "clip2", "fid", "all_right")  # compared between arms at given scales
+NEAR = 1.25  # a run's scale within this factor of a sampler's default stands for it
+
+
+def comparisons(cells: Mapping[str, Cell]) -> dict:
+    """Return what results.json says about the focus arm against every other arm.
+
+    An arm with a cell that lacks an image, or holds one that cannot be scored, is invalid: it gets
+    that verdict everywhere and no differences; a focus arm like that makes all verdicts invalid.
+    """
+    arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
+    regions = [cell.entry["arm"] for cell in cells.values() if cell.entry["sampler"] == "region"]
+    focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
+    bad = {cell.entry["arm"] for cell in cells.values() if not cell.entry["valid"]}
+    lines = {} if focus in bad else curves(cells, bad)
+    outside = {
+        arm: {"verdict": INVALID if arm in bad or focus in bad else OUT}
+        for arm in arms
+        if arm != focus and arm not in lines
+    }
+    fronts = {at: compare_fronts(lines, focus, at, outside) for at in ("clip", "fid")}
+    order = [arm for arm in arms if arm != focus]
+    return {
+        "focus": focus,
+        "front": {at: {arm: found[arm] for arm in order} for at, found in fronts.items()},
+        "matched": {at: matched(lines, focus, at, outside) for at in ("clip", "fid")},
+        "verdict": {
+            at: {arm: found[arm]["verdict"] for arm in order} for at, found in fronts.items()
+        },
+        "paired": at_equal_scale(cells, focus, bad),
+        "default_scale": at_default_scale(cells, focus, bad),
+    }
+
+
+def curves(cells: Mapping[str, Cell], bad: set[str]) -> dict[str, Curve]:
+    """Return one curve per valid arm through its cells with CLIP and FID, ordered by omega."""
+    by_arm: dict[str, list[Cell]] = {}
+    for cell in cells.values():
+        if cell.entry["arm"] not in bad and cell.entry["fid"] is not None:
+            by_arm.setdefault(cell.entry["arm"], []).append(cell)
+    found = {}
+    for arm, points in by_arm.items():
+        points.sort(key=lambda cell: cell.entry["omega"])
+        values = [np.array([c.entry[k] for c in points]) for k in ("omega", "clip", "fid")]
+        draws = [np.stack([c.draws[k] for c in points], axis=1) for k in ("clip", "fid")]
+        found[arm] = Curve(*values, *draws)
+    return found
+
+
+def _difference(ours: Cell, theirs: Cell, name: str) -> dict | None:
+    """Return ours − theirs in one measure, or None where either lacks it."""
+    if name not in ours.draws or name not in theirs.draws:
+        return None
+    gap = ours.entry[name] - theirs.entry[name]
+    return difference(gap, ours.draws[name] - theirs.draws[name])
+
+
+def _judged(pairs: Mapping[str, tuple[Cell, Cell]], bad: Mapping[str, dict]) -> dict[str, dict]:
+    """Return arm → measure → comparison; the arms are one family of Holm's in each measure."""
+    rows: dict[str, dict] = {arm: {} for arm in (*pairs, *bad)}
+    for name in MEASURES:
+        found = {arm: _difference(*pair, name) for arm, pair in pairs.items()}
+        known = {arm: gap for arm, gap in found.items() if gap is not None}
+        judged = judge({**known, **bad}, lower_is_better=name == "fid")
+        for arm, row in rows.items():
+            row[name] = judged.get(arm)
+    return rows
+
+
+def at_equal_scale(cells: Mapping[str, Cell], focus: str, bad: set[str]) -> list[dict]:
+    """Compare the focus arm with every other at each omega that both were run at."""
+    at: dict[float, dict[str, Cell]] = {}
+    for cell in cells.values():
+        at.setdefault(round(cell.entry["omega"], 3), {})[cell.entry["arm"]] = cell
+    rows = []
+    for omega, found in at.items():
+        if focus not in found:
+            continue
+        others = [arm for arm in found if arm != focus]
+        invalid = {arm: {"verdict": INVALID} for arm in others if arm in bad or focus in bad}
+        pairs = {arm: (found[focus], found[arm]) for arm in others if arm not in invalid}
+        judged = _judged(pairs, invalid)
+        rows += [{"baseline": arm, "omega": omega, **judged[arm]} for arm in others]
+    order = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
+    return sorted(rows, key=lambda row: (order.index(row["baseline"]), row["omega"]))
+
+
+def at_default_scale(cells: Mapping[str, Cell], focus: str, bad: set[str]) -> dict | None:
+    """Compare the focus arm at its default scale with each baseline at its own best one.
+
+    The baseline is taken at its scale of lowest FID, and at that of highest CLIP: chosen on the
+    same images, hence in its favour. None when the focus arm has no default, is invalid, or was
+    run at no scale within a factor of 1.25 of it. The rows of one choice are a family of Holm's.
+    """
+    own = [cell for cell in cells.values() if cell.entry["arm"] == focus]
+    default = {r.name: r.scale for r in available()}.get(own[0].entry["sampler"])
+    if default is None or focus in bad:
+        return None
+    ours = min(own, key=lambda cell: abs(log(cell.entry["scale"] / default)))
+    if abs(log(ours.entry["scale"] / default)) > log(NEAR):
+        return None
+    arms = dict.fromkeys(cell.entry["arm"] for cell in cells.values())
+    others = {
+        arm: [cell for cell in cells.values() if cell.entry["arm"] == arm]
+        for arm in arms
+        if arm != focus and arm not in bad
+    }
+    rows = []
+    for name, best in (("fid", min), ("clip", max)):
+        pairs = {}
+        for arm, found in others.items():
+            known = {i: c.entry[name] for i, c in enumerate(found) if c.entry[name] is not None}
+            if known:
+                pairs[arm] = (ours, found[best(known, key=known.__getitem__)])
+        judged = _judged(pairs, {})
+        rows += [
+            {"baseline": arm, "best": name, "omega": pair[1].entry["omega"], **judged[arm]}
+            for arm, pair in pairs.items()
+        ]
+    scale, omega = ours.entry["scale"], ours.entry["omega"]
+    return {"default": default, "scale": scale, "omega": omega, "rows": rows}

@@ -1,0 +1,226 @@
+"""Draw and score a run's arms at several numbers of evaluations: `python -m eval curve`.
+
+Every NFE is a run folder of its own, RUN/curve/nfe05 and so on, with the settings of RUN: the same
+prompts, seeds, noise, model and precision, so all points have the same number of images. Started
+again it resumes, and new NFEs join those that are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eval import models
+from eval.arms import parse_arms
+from eval.drawers import drawer
+from eval.folder import read_json, write_json
+from eval.images import write_atomic
+from eval.run import Request, run
+from eval.score import read_config, score, stamp
+from eval.shards import shard
+from eval.tables import digits_for, markdown, number, to_csv
+
+COLUMNS = (
+    *("nfe", "arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip"),
+    *("clip_half_interval", "fid", "fid_floor", "kid", "all_right", "pairs_right"),
+)
+PINNED = ("sha256", "revision", "size", "dtype")  # must be the parent's: else it is another model
+
+
+def curve(
+    folder: Path,
+    nfes: Sequence[int],
+    omega: float | None = None,
+    arms: str | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    scorer: str | None = None,
+    reference: str | None = None,
+    bootstrap: int = 2000,
+    second_scorer: str | None = None,
+    load: Callable[..., models.Sampler] = models.load,
+) -> dict:
+    """Draw and score what is missing, write curve.json and curve.csv, and return the former.
+
+    nfes   network evaluations per image, each at least 1
+    omega  strength in CFG units, the same for all arms; default: the middle one of the run
+    arms   samplers without strengths, comma-separated; default: those of the run
+    seeds  default: those of the run
+    model  where the run's model is; needed when it was a folder of no known name
+    Raises ValueError, in one line, for what the caller can mend. An arm that cannot spend an NFE
+    exactly is left out there and named in `skipped`.
+    """
+    if shard().world > 1:
+        raise ValueError("a curve is drawn by one process; start it without accelerate launch")
+    folder = Path(folder)
+    config = read_config(folder)
+    if omega is None:
+        known = sorted({entry["omega"] for entry in config["arms"]})
+        omega = known[len(known) // 2]
+    from samplers import available
+
+    guidance = {recipe.name: recipe.guidance for recipe in available()}
+    labels, regions = _labels(config, arms, omega, guidance)
+    seeds = list(seeds or config["seeds"])
+    home = folder / "curve"
+    settings = {"omega": omega, "seeds": seeds, "arms": labels}
+    _same_settings(home, settings)
+    model = model or config["model"]
+    source = models.find(model)
+    place = models.choose_device(device)
+    network = load(source, max(nfes), place, config["dtype"])
+    _same_model(config, source, network)
+    prompts = home / "prompts.txt"
+    write_atomic(prompts, "".join(f"{p}\n" for p in config["prompts"]).encode())
+    write_json(home / "settings.json", settings)
+
+    skipped = [
+        {"arm": arm, "nfe": None, "reason": "a region's file is not known"} for arm in regions
+    ]
+    for nfe in sorted(set(nfes)):
+        fitting = []
+        for label in labels:
+            (arm,) = parse_arms(f"{label}@w{omega:g}", (), guidance)
+            try:
+                drawer(arm, network, nfe, config["grid"])
+                fitting.append(arm.key)
+            except ValueError as error:
+                skipped.append({"arm": label, "nfe": nfe, "reason": str(error)})
+        if not fitting:
+            continue
+        out = home / f"nfe{nfe:02d}"
+        run(
+            Request(
+                model=model,
+                arms=",".join(fitting),
+                scales=(),
+                prompts=prompts,
+                seeds=tuple(seeds),
+                out=out,
+                nfe=nfe,
+                batch=config["batch"],
+                device=place,
+                dtype=config["dtype"],
+                grid=config["grid"],
+            ),
+            load=lambda *_, **__: network,  # plans carry their own NFE
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours sums them up
+            score(out, scorer, reference, bootstrap, second_scorer)
+        print(f"NFE {nfe}: {len(fitting)} arms drawn and scored", file=sys.stderr)
+    return _collect(folder, config, settings, nfes, skipped)
+
+
+def parse_nfes(text: str) -> list[int]:
+    """Read numbers of evaluations such as `5,8,10`; ValueError for anything else."""
+    found = [int(part) if part.strip().isdigit() else 0 for part in text.split(",")]
+    if min(found) < 1:
+        raise ValueError(f"nfes {text!r}: give whole numbers of at least 1, such as 5,10,20")
+    return found
+
+
+def text(found: dict) -> str:
+    """Return a curve as a markdown table, one row per arm and NFE, under its stamp."""
+    digits = digits_for(point["fid"] for point in found["points"])
+    rows = []
+    for point in found["points"]:
+        half = point["clip_half_interval"]
+        clip = number(point["clip"]) + (f" ± {half:.2f}" if half is not None else "")
+        right = None if point["all_right"] is None else 100 * point["all_right"]
+        fid = number(point["fid"], digits)
+        rows.append([point["arm"], str(point["nfe"]), clip, fid, number(right, 1)])
+        rows[-1].append(
+            f"{point['n']}" + (f" + {point['invalid']} invalid" if point["invalid"] else "")
+        )
+    rows.sort(key=lambda row: found["arms"].index(row[0]))
+    lines = [f"{found['stamp']}; ω = {found['omega']:g}", ""]
+    lines.append(markdown(["arm", "NFE", "CLIP ↑", "FID ↓", "all right %", "n"], rows))
+    lines += [f"left out: {e['arm']} at NFE {e['nfe']}: {e['reason']}" for e in found["skipped"]]
+    return "\n".join(lines)
+
+
+def read_curve(folder: Path) -> dict | None:
+    """Return what `curve` wrote, or None when the run has no curve."""
+    return read_json(Path(folder) / "curve.json") or None
+
+
+def shell_command(found: dict, folder: str) -> str:
+    """Return the command that draws a curve again."""
+    words = ["python", "-m", "eval", "curve", folder, "--nfes", ",".join(map(str, found["nfes"]))]
+    words += ["--omega", f"{found['omega']:g}", "--arms", ",".join(found["arms"])]
+    return shlex.join([*words, "--seeds", ",".join(map(str, found["seeds"]))])
+
+
+def _labels(
+    config: dict, arms: str | None, omega: float, guidance: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """Return the arms to draw without their strengths, and the regions, which cannot be."""
+    if arms is not None:
+        if "@" in arms or "region:" in arms:
+            raise ValueError(
+                f"arms {arms!r}: a curve takes samplers without @ (their strength is --omega) "
+                "and no regions; write for example ddim,exp2m_cfg++"
+            )
+        return [arm.label for arm in parse_arms(arms, (omega,), guidance)], []
+    own = {entry["arm"]: entry["sampler"] == "region" for entry in config["arms"]}
+    return [a for a, is_region in own.items() if not is_region], [a for a in own if own[a]]
+
+
+def _same_settings(home: Path, settings: dict) -> None:
+    before = read_json(home / "settings.json")
+    differing = [
+        f"{name}: {json.dumps(before[name])}, now {json.dumps(settings[name])}"
+        for name in settings
+        if before and before.get(name) != settings[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{home} holds a curve with other settings ({'; '.join(differing)}); delete that "
+            "folder to start again, or give the same settings to add NFEs"
+        )
+
+
+def _same_model(config: dict, source: models.Source, network: models.Sampler) -> None:
+    now = models.fingerprint(source, network.card())
+    now |= {"size": list(models.image_size(network)), "dtype": config["dtype"]}
+    differing = [n for n in PINNED if n in config and config[n] != now.get(n)]
+    if differing:
+        raise ValueError(
+            f"model {source.label} is not the one of the run ({', '.join(differing)} differ); "
+            "give that one as --model"
+        )
+
+
+def _collect(
+    folder: Path, config: dict, settings: dict, nfes: Sequence[int], skipped: list[dict]
+) -> dict:
+    """Gather the points of all scored NFEs, and write curve.json and curve.csv."""
+    points = []
+    for path in sorted((folder / "curve").glob("nfe*/results.json")):
+        results = read_json(path)
+        order = {arm: place for place, arm in enumerate(settings["arms"])}
+        for cell in sorted(results["cells"].values(), key=lambda c: order[c["arm"]]):
+            shown = {name: value for name, value in cell.items() if name != "invalid_files"}
+            points.append({"nfe": results["nfe"], **shown})
+    points.sort(key=lambda point: point["nfe"])  # stable: arms stay in their order
+    before = (read_curve(folder) or {}).get("skipped", [])
+    skipped = [e for e in before if e["nfe"] not in (None, *nfes)] + skipped
+    found = {
+        "stamp": stamp(config),
+        **settings,
+        "prompt_count": len(config["prompts"]),
+        "nfes": sorted({point["nfe"] for point in points}),
+        "points": points,
+        "skipped": skipped,
+    }
+    write_json(folder / "curve.json", found)
+    rows = [[point.get(name) for name in COLUMNS] for point in points]
+    write_atomic(folder / "curve.csv", to_csv(list(COLUMNS), rows).encode())
+    return found

@@ -1,0 +1,115 @@
+"""The commands on runs that are there, and on references: report, curve, table, reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from eval.commands import add_command
+from eval.prompts import parse_seeds
+
+NFES = "5,8,10,15,20,30,50"
+FORMATS = ("latex", "markdown", "csv")
+AT_HELP = """best: every arm at its strength of lowest FID (default); all: one row per strength; a
+number: at that strength"""
+
+EXAMPLES = {
+    "report": """
+  python -m eval report runs/standin""",
+    "curve": """
+  # the run's arms at 5, 8, 10, 15, 20, 30 and 50 evaluations, then its report with the curve in it
+  python -m eval curve runs/standin
+  python -m eval curve runs/standin --nfes 5,10,20 --omega 2.5 --arms ddim,exp2m_cfg++ --seeds 0""",
+    "table": """
+  python -m eval table runs/standin-sd15 runs/standin-sdxl --format latex > table.tex
+  python -m eval table runs/standin-sd15 --format markdown --at all""",
+    "reference": """
+  python -m eval reference --standin
+  python -m eval reference --coco val2017 --out coco.npz
+  python -m eval reference --images /path/to/photos --out photos.npz""",
+}
+
+
+def add_result_commands(
+    commands: argparse._SubParsersAction, scoring: argparse.ArgumentParser
+) -> None:
+    """Add the commands; `scoring` holds the options of `score`."""
+    text = "write a scored run folder's report"
+    report = add_command(commands, "report", text, EXAMPLES["report"], _report)
+    report.add_argument("folder", type=Path)
+
+    text = "draw and score a run's arms at several NFE; started again, it resumes"
+    curve = add_command(commands, "curve", text, EXAMPLES["curve"], _curve, [scoring])
+    curve.add_argument("folder", type=Path)
+    curve.add_argument("--nfes", default=NFES, help=f"evaluations per image (default {NFES})")
+    text = "strength in CFG units (default: the middle one of the run)"
+    curve.add_argument("--omega", type=float, help=text)
+    curve.add_argument("--arms", help="samplers without @ (default: those of the run)")
+    curve.add_argument("--seeds", help="such as 0-4 or 0,3,7 (default: those of the run)")
+    curve.add_argument("--model", help="where the run's model is, if it was a folder")
+    curve.add_argument("--device", help="default: cuda, else mps, else cpu")
+
+    text = "print scored runs as a table for a paper"
+    table = add_command(commands, "table", text, EXAMPLES["table"], _table)
+    table.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    table.add_argument("--format", choices=FORMATS, default="markdown", help="(default markdown)")
+    table.add_argument("--at", default="best", help=AT_HELP)
+
+    text = "compute reference statistics for FID"
+    reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
+    kind = reference.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--standin", action="store_true", help="render scenes, for the stand-ins")
+    kind.add_argument("--images", type=Path, help="folder of images")
+    kind.add_argument("--coco", metavar="SPLIT", help="val2017: downloads 816 MB, then reads that")
+    reference.add_argument("--out", type=Path, help="file to write, .npz (default: the cache)")
+    reference.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
+    text = "pixels that images are cropped and resized to, as the model's (default 512)"
+    reference.add_argument("--size", type=int, default=512, help=text)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from eval.report import report
+
+    print(report(args.folder))
+
+
+def _curve(args: argparse.Namespace) -> None:
+    from eval.curve import curve, parse_nfes, text
+    from eval.report import report
+
+    found = curve(
+        args.folder,
+        parse_nfes(args.nfes),
+        args.omega,
+        args.arms,
+        parse_seeds(args.seeds) if args.seeds else None,
+        model=args.model,
+        device=args.device,
+        scorer=args.scorer,
+        reference=args.reference,
+        bootstrap=args.bootstrap,
+        second_scorer=args.second_scorer,
+    )
+    print(json.dumps(found) if args.json else text(found))
+    print(f"report: {report(args.folder)}", file=sys.stderr if args.json else sys.stdout)
+
+
+def _table(args: argparse.Namespace) -> None:
+    from eval.latex import table
+
+    print(table(args.folders, args.format, args.at), end="")
+
+
+def _reference(args: argparse.Namespace) -> None:
+    if args.size < 1:
+        raise ValueError(f"--size {args.size}: give pixels, at least 1")
+    if args.coco is None:
+        from eval.reference import build
+
+        print(build(args.images, args.out, args.scorer, args.size))
+    else:
+        from eval import coco
+
+        print(coco.build(args.coco, args.out, args.scorer, args.size))

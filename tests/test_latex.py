@@ -1,0 +1,88 @@
+"""Tables for papers: the best is bold, the second underlined, stand-ins are stamped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from eval.__main__ import main
+from eval.latex import table
+
+
+def cell(arm, omega, fid, clip, right=None, valid=True):
+    return {
+        "arm": arm, "omega": omega, "scale": omega, "n": 9, "valid": valid, "fid": fid,
+        "fid_interval": [fid - 1, fid + 0.5], "clip": clip, "clip_half_interval": 0.25,
+        "all_right": right,
+    }  # fmt: skip
+
+
+def write(folder, model, cells):
+    folder.mkdir()
+    arms = [{"key": f"{c['arm']}@w{c['omega']:g}", "arm": c["arm"]} for c in cells]
+    results = {
+        "stamp": f"stand-in {model}: not SD numbers", "model": model, "nfe": 20, "seeds": [0, 1],
+        "prompt_count": 3, "scorer": "some_clip", "fid": {"features": "100% features"},
+        "front": {}, "verdict": {},
+        "cells": {a["key"]: c for a, c in zip(arms, cells, strict=True)},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results, sort_keys=True))
+    (folder / "config.json").write_text(json.dumps({"arms": arms}))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    first = [cell("z_cfg++", 1, 5.0, 20.0, 0.5), cell("z_cfg++", 3, 4.0, 30.0, 0.25)]
+    first += [cell("b", 1, 3.0, 30.0, 0.5), cell("b", 3, 3.5, 31.0, 0.75)]
+    first += [cell("c", 1, 1.0, 90.0, 1.0, valid=False)]
+    second = [cell("b", 1, 3.004, 10.0), cell("d", 1, 3.001, 12.0)]
+    return [write(tmp_path / "one", "m_1", first), write(tmp_path / "two", "m_2", second)]
+
+
+def test_latex(runs):
+    text = table(runs, "latex")
+    rows = {line.split(" & ")[0].strip(): line for line in text.splitlines() if " & " in line}
+    assert text.count("{") == text.count("}") and "\\begin{tabular}{lrrrrr}" in text
+    assert "Stand-in m\\_1: not SD numbers; stand-in m\\_2: not SD numbers." in text
+    assert "100\\% features" in text and "some\\_clip" in text
+    assert "\\multicolumn{3}{c}{m\\_1} & \\multicolumn{2}{c}{m\\_2}" in text
+    assert "\\cmidrule(lr){2-4} \\cmidrule(lr){5-6}" in text
+    assert list(rows)[2:] == ["z\\_cfg++", "b", "c $\\dagger$", "d"]  # in the order of the runs
+    # each arm at its lowest FID; the invalid arm's 1.00 and 90.00 are not ranked
+    assert "& \\underline{4.00} {\\scriptsize $\\pm$ 0.75} & 30.00 {" in rows["z\\_cfg++"]
+    assert "& \\textbf{3.00} {\\scriptsize $\\pm$ 0.75} & 30.00 {" in rows["b"]  # CLIP: all equal
+    assert "& 1.00 {" in rows["c $\\dagger$"] and rows["d"].count("--") == 3
+    # 3.004 and 3.001 are equal as shown: no one is best
+    assert "& 3.00 {" in rows["d"] and "\\textbf{12.00}" in rows["d"]
+
+
+def test_markdown_and_all_strengths(runs):
+    text = table(runs[:1], "markdown", at="all")
+    assert "| sampler | FID ↓ | CLIP ↑ | right, % ↑ |" in text
+    assert "| `b, ω = 3` | <u>3.50</u> ± 0.75 | **31.00** ± 0.25 | **75.0** |" in text
+    assert "| `b, ω = 1` | **3.00** ± 0.75 | <u>30.00</u> ± 0.25 |" in text
+    assert text.count("| `") == 5 and "equal ω is not equal guidance" in text
+
+
+def test_csv_keeps_full_numbers(runs):
+    rows = list(csv.DictReader(io.StringIO(table(runs, "csv", at="1"))))
+    assert [(r["run"], r["arm"]) for r in rows] == [
+        ("one", "z_cfg++"), ("one", "b"), ("one", "c"), ("two", "b"), ("two", "d"),
+    ]  # fmt: skip
+    assert (rows[3]["fid"], rows[3]["fid_low"], rows[3]["clip_high"]) == ("3.004", "2.004", "10.25")
+    assert {r["stamp"] for r in rows} == {f"stand-in m_{i}: not SD numbers" for i in (1, 2)}
+
+
+def test_problems_are_one_line(runs, tmp_path, capsys):
+    for arguments, message in (
+        ([str(tmp_path)], "no config.json there"),
+        ([str(runs[0]), "--at", "9"], "no arm has this strength"),
+        ([str(runs[0]), "--at", "often"], "give best, all or a strength"),
+    ):
+        assert main(["table", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1

@@ -1,0 +1,83 @@
+"""What images are compared with: renders, folders, arrays and statistics; unusable ones."""
+
+import numpy as np
+import pytest
+import synthetic_run
+from PIL import Image
+from synthetic_run import MeanColours, make_reference, make_run
+
+from eval import reference, score
+from eval.extractor import Extractor
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "extractor_for", lambda *_: (Extractor(MeanColours()), {}))
+    make_reference(tmp_path / "reference.npz")
+    return make_run(tmp_path / "run")
+
+
+def scored(run):
+    return score.score(run, reference=str(run.parent / "reference.npz"), bootstrap=50)
+
+
+def test_rendered_reference_is_cached(tmp_path, capsys):
+    scorer = MeanColours()
+    first = reference.rendered(Extractor(scorer), 40, tmp_path)
+    calls = scorer.calls
+    again = reference.rendered(Extractor(scorer), 40, tmp_path)
+    assert scorer.calls == calls and (first.features == again.features).all()
+    assert len(first.features) == first.statistics.n == 40
+
+
+def test_folder_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "CACHE", tmp_path / "cache")
+    rng = np.random.default_rng(0)
+    for i, shape in enumerate([(80, 120, 3), (64, 64, 3), (200, 100, 3)]):
+        pixels = rng.integers(0, 255, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    found = reference.load(str(tmp_path), synthetic_run.extractor(), (64, 64), False)
+    assert found.features.shape == (3, 12) and "bicubic" in found.label
+    (tmp_path / "3.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"3\.png.*remove or replace"):
+        reference.load(str(tmp_path), synthetic_run.extractor(), (64, 64), False)
+
+
+def test_statistics_as_reference(tmp_path, run):
+    data = np.load(run.parent / "reference.npz")["features"].astype(np.float64)
+    path = tmp_path / "stats.npz"
+    np.savez(path, mu=data.mean(0), sigma=np.cov(data, rowvar=False), n=len(data))
+    by_statistics = score.score(run, reference=str(path), bootstrap=20)["cells"]["ddim@w3"]
+    by_features = scored(run)["cells"]["ddim@w3"]
+    assert by_statistics["fid"] == pytest.approx(by_features["fid"], rel=1e-6)
+    assert by_statistics["kid"] is by_statistics["fid_floor"] is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "no such folder or file"),
+        (lambda p: p.mkdir(), "0 images"),
+        (lambda p: p.write_bytes(b"text"), "not a readable .npz"),
+        (lambda p: np.savez(p.open("wb"), other=np.zeros(3)), "it needs 'features'"),
+        (lambda p: np.savez(p.open("wb"), mu=np.zeros(3), sigma=np.eye(2)), "do not fit"),
+        (lambda p: np.savez(p.open("wb"), features=np.eye(9)), "feature dimensions"),
+    ],
+)
+def test_unusable_references_give_one_line(tmp_path, run, make, message):
+    path = tmp_path / "given"
+    make(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        score.score(run, reference=str(path), bootstrap=20)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_reference_is_the_same_but_for_another_scorers_embeddings(tmp_path):
+    made = Extractor(MeanColours())
+    found = reference.rendered(made, 20, tmp_path)
+    path = reference.save(found, made, tmp_path / "r.npz")
+    same, other = (reference.from_npz(path, s) for s in ("mean-colours-1", "another"))
+    assert same.embedding_kernel == found.embedding_kernel and same.kernel == found.kernel
+    assert (same.radii == found.radii).all() and same.looks.shape == (20, 2)
+    assert other.embedding is other.embedding_kernel is None and other.kernel == found.kernel
+    assert np.linalg.norm(found.embedding, axis=1) == pytest.approx(1)
