@@ -1,4 +1,4 @@
-"""The commands on runs that are there, and on references: report, curve, table, reference."""
+"""The commands on finished runs and on references: report, curve, table, claim, reference."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ EXAMPLES = {
     "table": """
   python -m eval table runs/standin-sd15 runs/standin-sdxl --format latex > table.tex
   python -m eval table runs/standin-sd15 --format markdown --at all""",
+    "claim": """
+  python -m eval claim docs/results/standin-*
+  python -m eval claim runs/mine --json""",
     "reference": """
   python -m eval reference --standin
   python -m eval reference --coco val2017 --out coco.npz
@@ -56,6 +59,11 @@ def add_result_commands(
     table.add_argument("folders", type=Path, nargs="+", metavar="folder")
     table.add_argument("--format", choices=FORMATS, default="markdown", help="(default markdown)")
     table.add_argument("--at", default="best", help=AT_HELP)
+
+    text = "say what scored runs show about the focus arm, from their results.json"
+    claim = add_command(commands, "claim", text, EXAMPLES["claim"], _claim)
+    claim.add_argument("runs", type=Path, nargs="+", help="folders or results.json files")
+    claim.add_argument("--json", action="store_true", help="print the comparisons as JSON")
 
     text = "compute reference statistics for FID"
     reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
@@ -100,6 +108,16 @@ def _table(args: argparse.Namespace) -> None:
     from eval.latex import table
 
     print(table(args.folders, args.format, args.at), end="")
+
+
+def _claim(args: argparse.Namespace) -> None:
+    from eval.claim import claim, read
+
+    models = read(args.runs)
+    if args.json:
+        print(json.dumps({name: results["front"] for name, results in models.items()}))
+    else:
+        print(claim(models))
 
 
 def _reference(args: argparse.Namespace) -> None:

@@ -1,0 +1,79 @@
+"""Say what the committed results show about the focus arm, and what they do not.
+
+The claim is made once, on held-out prompts, from the results.json files of finished runs: nothing
+is drawn or scored again. Its numbers are the headline comparisons of `eval.front`: the mean
+difference of two fronts, with a 95 % interval and Holm's verdict over the arms of one run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from eval.tables import MISSING, difference_text, markdown
+
+WORDS = ("better", "not distinguishable", "worse", "out of range", "invalid")
+MEASURES = {"clip": "FID at equal CLIP", "fid": "CLIP at equal FID"}
+
+
+def read(paths: Sequence[Path]) -> dict[str, dict]:
+    """Return results by model; ValueError, in one line, for a file that holds no comparison."""
+    models: dict[str, dict] = {}
+    for path in paths:
+        path = path / "results.json" if path.is_dir() else path
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{path} is not there; give results.json of a scored run") from None
+        except json.JSONDecodeError:
+            results = None
+        if not isinstance(results, dict) or "front" not in results:
+            raise ValueError(
+                f"{path} holds no comparison of fronts; score its run with 'python -m eval score'"
+            )
+        models[results["model"]] = results
+    return models
+
+
+def counts(results: Mapping) -> dict[str, Counter]:
+    """Return how many arms get which word, by what is held equal."""
+    return {
+        at: Counter(found["verdict"] for found in results["front"][at].values()) for at in MEASURES
+    }
+
+
+def sentence(results: Mapping) -> str:
+    """Say the claim of one run in a sentence that holds its losses, too."""
+    parts = []
+    for at, measure in MEASURES.items():
+        found = counts(results)[at]
+        said = ", ".join(f"{word} for {found[word]}" for word in WORDS if found[word])
+        parts.append(f"{measure}: {said}")
+    arms = len(results["front"]["clip"])
+    size = f"{results['prompt_count']} prompts × {len(results['seeds'])} seeds"
+    head = f"{results['stamp']}. `{results['focus']}` at NFE {results['nfe']} against {arms} arms"
+    return f"{head} ({size}): {'; '.join(parts)}."
+
+
+def table(models: Mapping[str, dict]) -> str:
+    """Return one row per arm: focus − arm over the common front, both ways, for every model."""
+    header = ["against", *(f"{name}: Δ{m}" for name in models for m in MEASURES.values())]
+    arms = dict.fromkeys(arm for r in models.values() for arm in r["front"]["clip"])
+    rows = [
+        [f"`{arm}`"]
+        + [
+            difference_text(results["front"][at][arm]) if arm in results["front"][at] else MISSING
+            for results in models.values()
+            for at in MEASURES
+        ]
+        for arm in arms
+    ]
+    return markdown(header, rows)
+
+
+def claim(models: Mapping[str, dict]) -> str:
+    """Return the table and one sentence per model."""
+    said = [f"- {sentence(results)}" for results in models.values()]
+    return "\n".join([table(models), "", *said])

@@ -1,0 +1,58 @@
+"""The claim is read from results.json, and says losses as loudly as wins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eval.__main__ import main
+from eval.claim import claim, read, sentence
+
+
+def results(model: str, **words: str) -> dict:
+    def front(sign: float) -> dict:
+        return {
+            arm: {"verdict": word, "difference": sign * 0.5, "interval": [sign * 0.5 - 1, 1.0]}
+            for arm, word in words.items()
+        }
+
+    return {
+        "model": model,
+        "stamp": f"stand-in {model}: not SD numbers",
+        "focus": "ours",
+        "nfe": 20,
+        "prompt_count": 7,
+        "seeds": [0, 1],
+        "front": {"clip": front(-1), "fid": front(1)},
+    }
+
+
+def test_a_sentence_counts_every_verdict():
+    said = sentence(results("m", a="better", b="better", c="worse", d="not distinguishable"))
+    assert said == (
+        "stand-in m: not SD numbers. `ours` at NFE 20 against 4 arms (7 prompts × 2 seeds): FID at "
+        "equal CLIP: better for 2, not distinguishable for 1, worse for 1; CLIP at equal FID: "
+        "better for 2, not distinguishable for 1, worse for 1."
+    )
+
+
+def test_the_table_has_every_arm_of_every_model():
+    text = claim({"m": results("m", a="better"), "n": results("n", a="worse", b="better")})
+    (a,) = [line for line in text.splitlines() if line.startswith("| `a`")]
+    (b,) = [line for line in text.splitlines() if line.startswith("| `b`")]
+    assert "-0.50 [-1.50, +1.00] better" in a and "worse" in a
+    assert b.count("–") == 2
+
+
+def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(results("m", a="better")))
+    assert list(read([tmp_path])) == ["m"]
+    assert main(["claim", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["m"]["clip"]["a"]["verdict"] == "better"
+    old = tmp_path / "old.json"
+    old.write_text('{"model": "m"}')
+    assert main(["claim", str(old)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="is not there"):
+        read([tmp_path / "none"])
