@@ -22,11 +22,16 @@ def comparisons(cells: Mapping[str, Cell]) -> dict:
 
     An arm with a cell that lacks an image, or holds one that cannot be scored, is invalid: it gets
     that verdict everywhere and no differences; a focus arm like that makes all verdicts invalid.
+    An approximated arm spends less than the run's NFE: it is compared at equal scale, where what
+    it loses shows, and with an exact focus arm nowhere else, since beating it would prove nothing.
     """
+    every = cells
+    exact = {key: cell for key, cell in cells.items() if not cell.entry.get("approximation")}
+    cells = exact or cells
     arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
     regions = [cell.entry["arm"] for cell in cells.values() if cell.entry["sampler"] == "region"]
     focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
-    bad = {cell.entry["arm"] for cell in cells.values() if not cell.entry["valid"]}
+    bad = {cell.entry["arm"] for cell in every.values() if not cell.entry["valid"]}
     lines = {} if focus in bad else curves(cells, bad)
     outside = {
         arm: {"verdict": INVALID if arm in bad or focus in bad else OUT}
@@ -42,7 +47,7 @@ def comparisons(cells: Mapping[str, Cell]) -> dict:
         "verdict": {
             at: {arm: found[arm]["verdict"] for arm in order} for at, found in fronts.items()
         },
-        "paired": at_equal_scale(cells, focus, bad),
+        "paired": at_equal_scale(every, focus, bad),
         "default_scale": at_default_scale(cells, focus, bad),
     }
 

@@ -109,6 +109,7 @@ def curve(
                 device=place,
                 dtype=config["dtype"],
                 grid=config["grid"],
+                compile=config.get("compiled", False),
             ),
             load=lambda *_, **__: network,  # plans carry their own NFE
         )

@@ -135,6 +135,8 @@ def caption(runs: Sequence[dict], names: Sequence[str], at: str) -> str:
     ]
     if any(name.endswith("†") for name in names):
         parts.append("†: some images cannot be scored; not ranked.")
+    if any("~" in name for name in names):
+        parts.append("~: approximated, its evaluations are not all whole: no result at this NFE.")
     return " ".join(parts)
 
 

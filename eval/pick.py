@@ -42,10 +42,12 @@ def best_baseline(results: dict) -> str | None:
     """Return the arm that the focus arm has to beat.
 
     The one with the best FID at the middle matched CLIP level, else with the lowest FID, else with
-    the highest CLIP; None without other arms. Arms with invalid images come last.
+    the highest CLIP; None without other arms. Arms with invalid images come last, approximated
+    ones before them.
     """
     arms = {a: c for a, c in by_arm(results).items() if c and a != results["focus"]}
     arms = {a: c for a, c in arms.items() if all(cell["valid"] for cell in c)} or arms
+    arms = {a: c for a, c in arms.items() if not c[0].get("approximation")} or arms
     table = results["matched"]["clip"]
     if table:
         values = table[len(table) // 2]["values"]

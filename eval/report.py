@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,17 +106,34 @@ COST_HEADER = [
 def cost_rows(results: dict, config: dict, costs: Mapping[str, dict]) -> list[list[str]]:
     """Return what each arm costs, one row per arm in the order of COST_HEADER.
 
-    A UNet row is one latent in one forward pass: an evaluation takes two, with the prompt and
-    without. Seconds are those of the arm's fastest strength: the first to run pays for warming up.
+    Seconds are those of the arm's fastest strength: the first to run pays for warming up.
     """
     rows = []
     for arm in by_arm(results):
-        own = [costs[e["key"]] for e in config["arms"] if e["arm"] == arm and e["key"] in costs]
+        entries = [e for e in config["arms"] if e["arm"] == arm]
+        spent = sorted({unet_rows(e, config["nfe"]) for e in entries})
+        own = [costs[e["key"]] for e in entries if e["key"] in costs]
         fastest = min((c["seconds"] / c["images"] for c in own if c["images"]), default=None)
         peak = max((c["peak_bytes"] for c in own if c["peak_bytes"]), default=None)
-        cells = [arm, str(config["nfe"]), str(2 * config["nfe"]), number(fastest, 3)]
-        rows.append([*cells, number(None if peak is None else peak / 1e9)])
+        near = entries[0].get("approximation")
+        evaluations = f"{config['nfe']} ({near['whole']} whole)" if near else str(config["nfe"])
+        cells = [arm, evaluations, "–".join(map(str, {spent[0]: 0, spent[-1]: 0}))]
+        rows.append([*cells, number(fastest, 3), number(None if peak is None else peak / 1e9)])
     return rows
+
+
+def unet_rows(arm: dict, nfe: int) -> int:
+    """Return how many latents an image of an arm sends through the UNet, by the run's config.
+
+    An evaluation takes two, with the prompt and without; one where the plan needs no more.
+    """
+    if arm.get("approximation"):
+        return arm["approximation"]["rows"]
+    if not arm.get("plan"):  # a region: it asks for both
+        return 2 * nfe
+    from samplers import Plan
+
+    return Plan.from_json(json.dumps(arm["plan"])).unet_rows
 
 
 def invalid(results: dict) -> list[str]:
@@ -190,4 +208,6 @@ def command(config: dict, out: str) -> str:
     words += ["--dtype", config["dtype"]]
     if config.get("grid"):
         words += ["--grid", config["grid"]]
+    if config.get("compiled"):
+        words.append("--compile")
     return shlex.join([*words, "--out", f"runs/{out}"])

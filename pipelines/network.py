@@ -27,14 +27,17 @@ class UNetCalls:
     evaluations: int
     unet_rows: int
     _epsilon: Callable[..., EpsilonPair]
-    _graphs = False
+    _graphs = _compiled = False
 
     def compile_unet(self) -> None:
         """Compile the UNet at its next call: the same images to float tolerance, in less time.
 
         On CUDA with CUDA graphs. The first call at a shape takes seconds to minutes; a second shape
-        makes torch compile once more, for all. Raises ValueError for a CPU without a compiler.
+        makes torch compile once more, for all. Asked for again, it keeps what is compiled.
+        Raises ValueError for a CPU without a compiler.
         """
+        if self._compiled:
+            return
         compiler = os.environ.get("CXX", "g++")
         if self.device.type == "cpu" and shutil.which(compiler) is None:
             raise ValueError(
@@ -43,6 +46,7 @@ class UNetCalls:
             )
         self._graphs = self.device.type == "cuda"
         self.unet.compile(mode="reduce-overhead" if self._graphs else None)
+        self._compiled = True
 
     def _predict(
         self,

@@ -24,8 +24,9 @@ def table() -> str:
     ]
     for r in available():
         noise = "yes" if r.stochastic else "no"
+        guidance = f"{r.guidance}, {(r.shape or r.strength).replace('_', ' ')}"
         lines.append(
-            f"| `{r.name}` | {r.guidance}, {r.strength.replace('_', ' ')} | {r.order} | "
+            f"| `{r.name}` | {guidance} | {r.order} | "
             f"{r.evaluations_per_step} | {noise} | {r.grid} | {r.source} |"
         )
     return "\n".join(lines)

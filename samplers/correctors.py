@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import exp, expm1
 
 from samplers.exponential import weights
-from samplers.solvers import Move, Stage, dpmpp_2m
+from samplers.solvers import Move, Stage, midpoint_gains
 
 Weights = Callable[[int], Sequence[float]]  # step i → gains of D_i, D_{i−1}, …
 
@@ -26,10 +26,16 @@ def _predict_and_correct(
         behind = Move(at, exp(lam[i - 1] - at), tuple(correct(i))) if i else Move(at, 1.0)
         if i < n - 1:
             yield Stage(at, behind, ahead)
-            continue
-        both = itertools.zip_longest(behind.gains, ahead.gains, fillvalue=0.0)
-        gains = tuple(ahead.decay * c + p for c, p in both)
-        yield Stage(at, Move(end, behind.decay * ahead.decay, gains))
+        else:
+            yield Stage(at, _in_one(behind, ahead))
+
+
+def _in_one(first: Move, second: Move) -> Move:
+    """The move that does what two do one after the other, both from the same evaluations."""
+    count = max(len(first.gains), len(second.gains))
+    a, b = ((*move.gains, *[0.0] * (count - len(move.gains))) for move in (first, second))
+    gains = tuple(second.decay * c + p for c, p in zip(a, b, strict=True))
+    return Move(second.to, first.decay * second.decay, gains)
 
 
 def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
@@ -55,11 +61,10 @@ def unipc(lam: Sequence[float]) -> Iterator[Stage]:
     Its predictor is DPM-Solver++(2M); its corrector is exact through three nodes and the trapezium
     rule through the first two (the paper's ρ = 1/2). The corrector makes it order 3 in all.
     """
-    moves = [stage.carry for stage in dpmpp_2m(lam)]
 
     def correct(i: int) -> Sequence[float]:
         if i > 1:
             return weights([lam[i], lam[i - 1], lam[i - 2]], lam[i - 1], lam[i])
         return [-expm1(lam[0] - lam[1]) / 2] * 2
 
-    return _predict_and_correct(lam, lambda i: moves[i].gains, correct)
+    return _predict_and_correct(lam, lambda i: midpoint_gains(lam, i), correct)

@@ -85,7 +85,9 @@ def exp2m(
     if not corrector:
         return solvers.exponential(lam, order, eta, window, history)
     if eta:
-        raise ValueError(f"eta={eta} with corrector=True: the corrector is for eta=0 only")
+        raise ValueError(
+            f"eta={eta} with corrector=True: the corrector is for eta=0 only; pass eta=0"
+        )
     return correctors.corrected(lam, order)
 
 
@@ -99,6 +101,11 @@ def exp2m_cfgpp(
 ) -> Iterator[Stage]:
     """`exp2m` with the defaults that did best on development prompts (docs/ablations.md)."""
     return exp2m(lam, order, eta, window, corrector, history)
+
+
+def exp2m_few(lam: Sequence[float], eta: float = 0.5, history: float = 0.5) -> Iterator[Stage]:
+    """Half of the noise, for about ten steps: more cannot be removed again in so few."""
+    return solvers.exponential(lam, 2, eta, history=history)
 
 
 def _sde_3m(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
@@ -134,6 +141,8 @@ def _register_all() -> None:
     for recipe in (
         # the sampler that this project exists for
         Recipe("exp2m_cfg++", exp2m_cfgpp, "karras", "bell", 1, "docs/method.md", 0.6,
+               shape="constant"),
+        Recipe("exp2m_cfg++_few", exp2m_few, "ays_sd15", "bell", 1, "docs/ablations.md", 0.6,
                shape="constant"),
         # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick
         Recipe("ddim", e, "leading", "constant", 1, "DDIM arXiv:2010.02502", 7.5),

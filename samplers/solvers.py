@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, expm1, inf, isinf, log, sqrt
 
 from samplers.exponential import weights
@@ -72,18 +72,23 @@ def ancestral(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
         yield Stage(start, Move(end, decay, (1 - decay,), up))
 
 
+def midpoint_gains(lam: Sequence[float], i: int) -> tuple[float, ...]:
+    """Return the weights on D_i, D_{i−1} of a step from λ_i that takes D at its midpoint."""
+    start, end = lam[i : i + 2]
+    gain = -expm1(start - end)
+    if i == 0 or isinf(end):
+        return (gain,)
+    half = (end - start) / (2 * (start - lam[i - 1]))  # 1/(2r), r = h_prev/h
+    return gain * (1 + half), -gain * half
+
+
 def dpmpp_2m(lam: Sequence[float]) -> Iterator[Stage]:
     """DPM-Solver++(2M): D extrapolated to the step's midpoint (arXiv:2211.01095, Algorithm 2).
 
     Order 2. Not DPM-Solver-2M, which extrapolates ε; not RES, whose weight is the exact φ_2.
     """
     for i, (start, end) in enumerate(itertools.pairwise(lam)):
-        move = _first_order(start, end)
-        if i and not isinf(end):
-            (gain,) = move.gains
-            half = (end - start) / (2 * (start - lam[i - 1]))  # 1/(2r), r = h_prev/h
-            move = Move(end, move.decay, (gain * (1 + half), -gain * half))
-        yield Stage(start, move)
+        yield Stage(start, Move(end, exp(start - end), midpoint_gains(lam, i)))
 
 
 def dpmpp_2s(lam: Sequence[float]) -> Iterator[Stage]:
@@ -214,8 +219,9 @@ def res_2m_shifted(lam: Sequence[float]) -> Iterator[Stage]:
     `res_multistep_cfg_pp` (ComfyUI): the kick arrives with the decay e^{−h} of the state; its first
     and last step are plain CFG++ ones. Of order 2 on D_u alone.
     """
-    for i, stage in enumerate(exponential(lam)):
-        move = stage.carry
-        if i and not isinf(move.to):
-            move = replace(move, kicks=(move.decay, 0.0))
-        yield replace(stage, carry=move)
+    for i, (start, end) in enumerate(itertools.pairwise(lam)):
+        move = _first_order(start, end)
+        if i and not isinf(end):
+            gains = tuple(weights([start, lam[i - 1]], start, end))
+            move = Move(end, move.decay, gains, kicks=(move.decay, 0.0))
+        yield Stage(start, move)

@@ -75,6 +75,19 @@ def test_more_nfes_join_and_nothing_is_drawn_twice(run):
     assert double.evaluations == 3 * 3 * 2  # three batches of each arm, at NFE 3 alone
 
 
+def test_the_points_of_a_compiled_run_are_compiled(run):
+    config = read_json(run / "config.json")
+    double = Double()
+    curve(run, 2, double=double)
+    assert double.compiled == 0
+    (run / "config.json").write_text(json.dumps(config | {"compiled": True}))
+    with pytest.raises(ValueError, match="compiled"):  # not joined to points that are not
+        curve(run, 2)
+    curve(run, 3, double=double)
+    assert double.compiled == 1
+    assert read_json(run / "curve" / "nfe03" / "config.json")["compiled"] is True
+
+
 def test_an_arm_that_cannot_spend_an_nfe_is_named(run, monkeypatch):
     whole = curves.drawer
 

@@ -16,6 +16,7 @@ import torch
 
 from samplers import available
 from samplers.dropin import patch
+from samplers.dropin.regions import DEFAULT
 
 MODES = pytest.mark.parametrize("inline", [False, True], ids=["shared", "inline"])
 FILES = pytest.mark.parametrize("name", cfgpp.FILES)
@@ -78,7 +79,7 @@ def test_half_precision_under_autocast_is_finite(checkout, name, inline):
 @FILES
 @pytest.mark.parametrize("arm", [recipe.name for recipe in available()])
 def test_every_arm_runs_in_both_modes_with_the_same_latents(checkout, name, arm):
-    """Stochastic arms too: torch's global seed decides."""
+    """Stochastic arms too: the first latent decides on the noise."""
     found = []
     for inline in (False, True):
         patch.write(checkout, arm=arm, inline=inline)
@@ -119,7 +120,12 @@ def test_shared_mode_runs_with_the_copied_package_alone(checkout, tmp_path):
     torch.testing.assert_close(torch.load(out), own, atol=1e-5, rtol=1e-5)
 
 
-def test_inline_adds_no_file_and_no_import(checkout):
+@pytest.mark.parametrize(
+    ("arm", "added"), [("dpm2m", []), (DEFAULT, ["from hashlib import sha256"])]
+)
+def test_inline_adds_no_file_and_no_import(checkout, arm, added):
+    """Where noise is seeded by a first latent, `hashlib` of the standard library is read for it."""
+
     def imports(name):
         tree = ast.parse((checkout / name).read_text())
         return [
@@ -127,8 +133,9 @@ def test_inline_adds_no_file_and_no_import(checkout):
         ]
 
     before = {name: imports(name) for name in cfgpp.FILES}
-    patch.write(checkout, inline=True)
-    assert {name: imports(name) for name in cfgpp.FILES} == before
+    patch.write(checkout, arm=arm, inline=True)
+    for name in cfgpp.FILES:
+        assert sorted(imports(name)) == sorted(before[name] + added)
     assert sorted(cfgpp.git(checkout, "status", "--short").split()) == sorted(
         ["M", *cfgpp.FILES, "M"]
     )

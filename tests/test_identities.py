@@ -44,7 +44,9 @@ def test_euler_cfgpp_is_euler_cfg_with_a_weight_per_step(grid, schedule):
 
 def test_bell_is_the_papers_kick_on_the_papers_grid(schedule):
     """At 50 leading steps our first order is CFG++; only at t = 1 is ω 1.04·λ_cfg, not λ_cfg."""
-    ours = compile_plan("exp2m_cfg++", schedule, 50, scale=0.6, grid="leading", order=1)
+    ours = compile_plan(
+        "exp2m_cfg++", schedule, 50, 0.6, grid="leading", order=1, eta=0.0, shape="bell"
+    )
     paper = compile_plan("ddim_cfg++", schedule, 50, scale=0.6, grid="leading")
     for mine, its in zip(ours.rows[:-1], paper.rows[:-1], strict=True):
         assert mine.carry.delta == pytest.approx(its.carry.delta, rel=1e-9)
@@ -56,10 +58,15 @@ def test_bell_is_the_papers_kick_on_the_papers_grid(schedule):
 def test_omega_states_the_same_strength_for_every_kind_of_guidance(n, schedule):
     for name in ("ddim", "ddim_cfg++", "dpm2m_cfg++", "dpm2s_cfg++", "dpm++_2m_cfg++"):
         assert compile_plan(name, schedule, n, omega=5.0).omega == pytest.approx(5.0)
-    reference = compile_plan("exp2m_cfg++", schedule, 50, omega=5.0, grid="leading", order=1)
+    assert compile_plan("exp2m_cfg++", schedule, n, omega=5.0).omega == pytest.approx(5.0)
+    bell = {"eta": 0.0, "shape": "bell"}
+    reference = compile_plan(
+        "exp2m_cfg++", schedule, 50, omega=5.0, grid="leading", order=1, **bell
+    )
     assert reference.omega == pytest.approx(5.0, rel=0.01)
-    by_scale = compile_plan("exp2m_cfg++", schedule, n, scale=reference.scale)
-    assert compile_plan("exp2m_cfg++", schedule, n, omega=5.0).rows == by_scale.rows
+    for shape in ({}, bell):  # the scale's unit is the bell's mean whatever the shape
+        by_scale = compile_plan("exp2m_cfg++", schedule, n, scale=reference.scale, **shape)
+        assert compile_plan("exp2m_cfg++", schedule, n, omega=5.0, **shape).rows == by_scale.rows
 
 
 def test_third_order_formula_with_two_nodes_is_the_exact_second_order(schedule):
@@ -88,7 +95,7 @@ def test_eta_zero_is_the_deterministic_sampler(name, schedule):
 
 
 def test_a_window_limits_the_noise_and_changes_nothing_outside(schedule):
-    quiet = compile_plan("exp2m_cfg++", schedule, 12)
+    quiet = compile_plan("exp2m_cfg++", schedule, 12, eta=0.0)
     partly = compile_plan("exp2m_cfg++", schedule, 12, eta=0.5, window=(0.5, 5.0))
     for a, b in zip(quiet, partly, strict=True):
         inside = 0.5 <= a.sigma <= 5.0

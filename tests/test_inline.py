@@ -16,7 +16,7 @@ import torch
 from samplers import NoiseSchedule, available, compile_plan, exponential
 from samplers.dropin import inline, written_out
 from samplers.dropin.specialise import specialise
-from samplers.registry import Recipe, exp2m, register
+from samplers.registry import Recipe, exp2m, find, register
 from samplers.solvers import Stage, _first_order
 from samplers.solvers import exponential as solve
 
@@ -29,13 +29,17 @@ ALLOWED = {"torch", "tqdm", "register_solver", "StableDiffusion", "SDXL", "SDXLL
 def test_every_arm_becomes_one_readable_class(base, arm):
     text = inline.inline_region(base, arm)
     lines, tree = text.splitlines(), ast.parse(text)
-    assert len(lines) <= (110 if arm == "exp2m_cfg++" else 125)
+    # the default needs 120 (SDXL): its noise, its blend of history and the bell's mean as the unit
+    assert len(lines) <= (120 if arm == "exp2m_cfg++" else 125)
     assert max(map(len, lines)) <= 115
     assert [type(node) for node in tree.body] == [ast.ClassDef]
     nodes = list(ast.walk(tree))
-    assert not [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    imports = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    # of the standard library alone, and only to seed an image's noise by its first latent
+    assert imports == ["from hashlib import sha256"] * find(arm).stochastic
+    bound = {"sha256"}
     used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    bound |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
     bound |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     assert (

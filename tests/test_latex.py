@@ -68,6 +68,13 @@ def test_markdown_and_all_strengths(runs):
     assert text.count("| `") == 5 and "equal ω is not equal guidance" in text
 
 
+def test_approximated_arms_are_said_not_to_be_results_at_this_nfe(tmp_path):
+    near = cell("a~cache[depth=1,keys=uniform:2]", 1, 5.0, 20.0)
+    for folder, cells, said in (("near", [near], True), ("exact", [cell("a", 1, 5, 20)], False)):
+        text = table([write(tmp_path / folder, "m", cells)], "markdown")
+        assert ("no result at this NFE" in text) is said
+
+
 def test_csv_keeps_full_numbers(runs):
     rows = list(csv.DictReader(io.StringIO(table(runs, "csv", at="1"))))
     assert [(r["run"], r["arm"]) for r in rows] == [

@@ -248,7 +248,7 @@ def test_unipc_where_its_weights_are_exact():
         use_karras_sigmas=True,
     )
     levels = levels_of(scheduler)
-    plan = compiled("exp2m_cfg++", scheduler, order=3, corrector=True)
+    plan = compiled("exp2m_cfg++", scheduler, order=3, corrector=True, eta=0)
     x, seen, corrected = Z, [], []
     scheduler.set_begin_index(0)
     for i, t in enumerate(scheduler.timesteps):

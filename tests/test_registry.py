@@ -14,6 +14,7 @@ from samplers.solvers import euler
 ARMS = {
     f"{a}{suffix}" for a in ("ddim", "dpm2m", "dpm2s", "dpm3m_sde") for suffix in ("", "_cfg++")
 }
+OTHERS = {"exp2m_cfg++", "res_2m", "res_2m_cfg++", "unipc", "dpm3m", "exp3m"}
 ORIGINAL = {
     "euler",
     "euler_a",
@@ -31,7 +32,7 @@ ORIGINAL = {
 def test_the_promised_names_are_there():
     names = [r.name for r in available()]
     assert len(names) == len(set(names))
-    assert set(names) >= ARMS | ORIGINAL | {"exp2m_cfg++", "res_2m", "dpm3m", "exp3m"}
+    assert set(names) >= ARMS | ORIGINAL | OTHERS
 
 
 def test_recipes_describe_themselves():
@@ -39,7 +40,8 @@ def test_recipes_describe_themselves():
         assert recipe.source and recipe.order in (1, 2, 3)
         assert recipe.evaluations_per_step == (2 if "2s" in recipe.name else 1)
         assert recipe.guidance == ("cfg++" if "cfg" in recipe.name else "cfg")
-        assert recipe.stochastic == bool(re.search(r"sde|_a(_|$)", recipe.name))
+        noisy = recipe.name == "exp2m_cfg++" or re.search(r"sde|_a(_|$)", recipe.name)
+        assert recipe.stochastic == bool(noisy)
 
 
 def test_inversions_are_no_samplers():
@@ -53,7 +55,13 @@ def test_inversions_are_no_samplers():
 
 def test_our_sampler_takes_the_documented_options():
     recipe = next(r for r in available() if r.name == "exp2m_cfg++")
-    assert recipe.options == ("order", "eta", "window", "corrector", "history")
+    assert recipe.options == {
+        "order": 2,
+        "eta": 1.0,
+        "window": (0.0, inf),
+        "corrector": False,
+        "history": 0.5,
+    }
 
 
 def test_a_new_sampler_is_one_line(schedule, monkeypatch):
@@ -107,8 +115,13 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ({"order": "2"}, "order is '2'; it must be a whole number from 1 to 3"),
         (
             {"eta": 0.5, "corrector": True},
-            "eta=0.5 with corrector=True: the corrector is for eta=0",
+            "eta=0.5 with corrector=True: the corrector is for eta=0 only; pass eta=0",
         ),
+        (  # of the default, too
+            {"corrector": True},
+            "eta=1.0 with corrector=True: the corrector is for eta=0 only; pass eta=0",
+        ),
+        ({"history": 1.5}, "history is 1.5; it must be from 0 to 1"),
         ({"name": "dpm++_2s_a", "eta": 1.5}, "eta is 1.5; a 2S ancestral sampler takes 0 to 1"),
         (
             {"name": "ddim", "eta": 1.0},

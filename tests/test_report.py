@@ -11,6 +11,7 @@ from PIL import Image
 from synthetic_run import ARMS, OMEGAS, PROMPTS, add_curve, extractor, make_reference, make_run
 
 from eval import report, score
+from samplers import compile_plan
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,6 +130,22 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
     assert "--limit 4 --seeds 0,1,2 --nfe 20" in text and text.endswith("--out runs/run")
     config["arms"] = config["arms"][:2] + config["arms"][9:10]
     assert "--arms ddim@w1.5,ddim@w3,exp2m_cfg++@w3" in report.command(config, "run")
+    assert "--compile" in report.command(config | {"compiled": True}, "run")
+    assert "--compile" not in text
+
+
+def test_an_arm_s_rows_are_those_of_its_plan_or_its_approximation(schedule):
+    """At ω = 1 an evaluation needs one row; without a plan, in a region, both are asked for."""
+    plans = {w: json.loads(compile_plan("ddim", schedule, 6, omega=w).to_json()) for w in (1, 3)}
+    near = {"whole": 3, "rows": 9}
+    assert report.unet_rows({"plan": plans[3]}, 6) == report.unet_rows({}, 6) == 12
+    assert report.unet_rows({"plan": plans[1]}, 6) == 6
+    assert report.unet_rows({"plan": plans[3], "approximation": near}, 6) == 9
+    arms = [{"arm": "a", "key": f"a@w{w}", "plan": plan} for w, plan in plans.items()]
+    arms.append({"arm": "b", "key": "b@w3", "plan": plans[3], "approximation": near})
+    results = {"cells": {e["key"]: {"arm": e["arm"], "omega": 1, "n": 1} for e in arms}}
+    rows = report.cost_rows(results, {"arms": arms, "nfe": 6}, {})
+    assert [row[:3] for row in rows] == [["a", "6", "6–12"], ["b", "6 (3 whole)", "9"]]
 
 
 def test_cell_words():

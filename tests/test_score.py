@@ -12,6 +12,7 @@ from synthetic_run import MeanColours, make_reference, make_run
 
 from eval import extractor, features, score
 from eval.extractor import Extractor
+from eval.pick import best_baseline
 from samplers import available
 
 
@@ -162,6 +163,23 @@ def test_the_default_scale_meets_each_baselines_best(tmp_path, scorer):
     gap = cells["exp2m_cfg++@w0.6"]["fid"] - best["fid"]
     assert row["omega"] == best["omega"] and row["fid"]["difference"] == pytest.approx(gap)
     assert scored(make_run(tmp_path / "far", omegas=(3.0, 5.0)))["default_scale"] is None
+
+
+def test_an_approximated_arm_is_compared_at_equal_scale_alone(tmp_path, scorer):
+    """It spends less than the run's NFE: beating it is no part of the claim, losing shows."""
+    make_reference(tmp_path / "reference.npz")
+    near = "exp2m_cfg++~cache[depth=1,keys=uniform:2]"
+    run = make_run(tmp_path / "run", arms=("ddim", "exp2m_cfg++", near))
+    config = json.loads((run / "config.json").read_text())
+    for entry in config["arms"]:
+        if entry["arm"] == near:
+            entry["approximation"] = {"whole": 10, "evaluations": 20, "rows": 40}
+    (run / "config.json").write_text(json.dumps(config))
+    results = scored(run)
+    assert results["focus"] == "exp2m_cfg++" and best_baseline(results) == "ddim"
+    assert list(results["front"]["clip"]) == list(results["verdict"]["fid"]) == ["ddim"]
+    assert {row["baseline"] for row in results["paired"]} == {"ddim", near}
+    assert f"{near} is approximated, no result at this NFE" in " ".join(results["notes"])
 
 
 def test_one_scale_one_seed_one_prompt(tmp_path, scorer, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from samplers import compile_plan, generators, sample, standard_normal
+from samplers.noise import generators_of
 
 CASES = [("dpm3m_sde", {}), ("euler_a", {}), ("exp2m_cfg++", {"eta": 0.5})]
 SLOPE_U, SHIFT_U, SLOPE_C, SHIFT_C = 0.3, 0.5, 0.4, 1.0  # D = slope·x/(1 + σ) + shift
@@ -109,15 +110,72 @@ def test_the_same_seed_gives_the_same_noise_in_every_dtype(schedule):
 def test_generators_are_left_alone_by_deterministic_plans(schedule):
     sources = generators([1])
     before = sources[0].get_state()
-    plan = compile_plan("exp2m_cfg++", schedule, 4)
+    plan = compile_plan("exp2m_cfg++", schedule, 4, eta=0.0)
     sample(lambda z, t: (z, z), torch.zeros(1, 4, 2, 2), plan, sources)
     assert torch.equal(before, sources[0].get_state())
 
 
-def test_stochastic_plan_without_generators_is_refused(schedule):
-    plan = compile_plan("dpm3m_sde", schedule, 4)
-    with pytest.raises(ValueError, match=r"plan 'dpm3m_sde' draws noise; pass generators="):
-        sample(lambda z, t: (z, z), torch.zeros(1, 4, 2, 2), plan)
+# --- noise that follows from z_T -----------------------------------------------------------------
+
+
+def from_latent(z, plan):
+    return sample(lambda z, t: (torch.tanh(z), torch.sin(z + t / 1000)), z, plan)
+
+
+@pytest.mark.parametrize("name", ["exp2m_cfg++", "dpm3m_sde", "euler_a_cfg++"])
+def test_the_same_first_latent_gives_the_same_image(name, schedule):
+    plan, z = compile_plan(name, schedule, 6), torch.randn(1, 4, 6, 6)
+    first = from_latent(z, plan)
+    torch.manual_seed(0)  # torch's global generator has no part in it
+    assert torch.equal(from_latent(z.clone(), plan), first)
+
+
+@pytest.mark.parametrize("name", ["exp2m_cfg++", "dpm3m_sde", "euler_a_cfg++"])
+def test_noise_follows_from_the_first_latent_in_every_batch_and_order(name, schedule):
+    plan, z = compile_plan(name, schedule, 6), torch.randn(4, 4, 6, 6)
+    whole = from_latent(z, plan)
+    for k in range(4):
+        assert torch.equal(from_latent(z[k : k + 1], plan)[0], whole[k])
+    assert torch.equal(from_latent(z[[3, 1]], plan), whole[[3, 1]])
+
+
+def test_noise_without_generators_is_that_of_generators_of_the_latent(schedule):
+    plan, z = compile_plan("exp2m_cfg++", schedule, 6), torch.randn(2, 4, 6, 6)
+    model = lambda z, t: (torch.tanh(z), torch.sin(z))  # noqa: E731
+    assert torch.equal(sample(model, z, plan), sample(model, z, plan, generators_of(z)))
+
+
+def test_a_latent_of_any_layout_and_dtype_seeds_by_its_values():
+    z = torch.randn(2, 4, 6, 6).bfloat16()
+    channels_last = z.to(memory_format=torch.channels_last)
+    seeds = [[g.initial_seed() for g in generators_of(x)] for x in (z, z.double(), channels_last)]
+    assert seeds[0] == seeds[1] == seeds[2]
+    assert seeds[0][0] != seeds[0][1]
+    one_bit = z.float().clone()
+    one_bit[0, 0, 0, 0] = torch.nextafter(one_bit[0, 0, 0, 0], torch.tensor(9.0))
+    assert generators_of(one_bit)[0].initial_seed() != seeds[0][0]
+
+
+# --- the default: the reverse SDE with half the history -------------------------------------------
+
+
+def test_our_default_is_the_reverse_sde_with_half_the_history(schedule):
+    said = {"eta": 1.0, "history": 0.5, "order": 2, "shape": "constant"}
+    plain = compile_plan("exp2m_cfg++", schedule, 12, 0.5)
+    assert plain.rows == compile_plan("exp2m_cfg++", schedule, 12, 0.5, **said).rows
+    assert plain.stochastic and not compile_plan("exp2m_cfg++", schedule, 12, eta=0.0).stochastic
+    assert len({row.weight for row in plain}) == 1  # ω is constant
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [({}, 1), ({"eta": 0.0}, 2), ({"history": 1.0}, 2), ({"eta": 0.0, "history": 0.5}, 2)],
+)
+def test_our_default_declares_order_one_and_its_deterministic_form_two(options, order, schedule):
+    assert compile_plan("exp2m_cfg++", schedule, 12, **options).order == order
+
+
+# --- refusals and the history -------------------------------------------------------------------
 
 
 def test_too_few_generators_are_refused(schedule):
@@ -134,7 +192,7 @@ def test_history_goes_from_first_order_to_the_whole_extrapolation(order, schedul
         compile_plan("exp2m_cfg++", schedule, 12, 0.5, order=order, history=history, **options)
         for history in (0.0, 0.25, 1.0)
     ]
-    whole = compile_plan("exp2m_cfg++", schedule, 12, 0.5, order=order, **options)
+    whole = compile_plan("res_2m", schedule, 12, plans[2].rows[0].weight, order=order, **options)
     assert plans[2].rows == whole.rows
     assert [plan.order for plan in plans] == [1, 1, order]
     for first, part, full in zip(*plans, strict=True):

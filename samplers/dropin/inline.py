@@ -105,14 +105,17 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
     lines = [
         "@torch.no_grad()",
         f"def {host.method}:",
+        *["from hashlib import sha256"] * plan.stochastic,
         *host.before,
         "rows = self._rows(len(self.scheduler.timesteps), cfg_guidance)",
         f"x, past = zt.float() * {start}, []",
         *["y = x  # where the network looks; x waits while it looks ahead"] * probes,
     ]
-    if plan.stochastic:
+    if plan.stochastic:  # `noise.generators_of`
         lines += [
-            "seeds = torch.randint(2**62, (len(x),)).tolist()",
+            "# an image's noise follows from its first latent",
+            "digests = [sha256(row.tobytes()).digest() for row in zt.float().cpu().numpy()]",
+            'seeds = [int.from_bytes(digest[:7], "little") for digest in digests]',
             "sources = [torch.Generator().manual_seed(seed) for seed in seeds]",
         ]
     names = "sigma, after, t, weight" + ", kick" * kicks + ", carry" + ", probe" * probes
@@ -185,19 +188,21 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
         ]
         stages = "stages"
         row += ["scale", "scale * kick(carry)"]
-    elif recipe.strength == "constant":
-        row.append("cfg_guidance")
     else:
-        rates = {"bell": guidance.bell, "rising": guidance.rising}
-        rate = parts.add(rates[recipe.strength], {})
-        if recipe.guidance == "cfg++":
+        shape = recipe.shape or recipe.strength
+        if recipe.guidance == "cfg++":  # the bell takes λ, the other shapes take ω
             mean = parts.add(guidance.mean_bell, {})
+            beyond, per = (">", "/") if shape == "bell" else ("<=", "*")
             tail += [
-                f"if cfg_guidance > {LARGEST_LAMBDA:g}:",
-                f"    cfg_guidance = cfg_guidance / {mean}(schedule)",
+                f"if cfg_guidance {beyond} {LARGEST_LAMBDA:g}:",
+                f"    cfg_guidance = cfg_guidance {per} {mean}(schedule)",
             ]
-        tail.append(f"omega = {rate}(schedule, cfg_guidance)")
-        row.append("omega(sigma)")
+        if shape == "constant":
+            row.append("cfg_guidance")
+        else:
+            rates = {"bell": guidance.bell, "rising": guidance.rising}
+            tail.append(f"omega = {parts.add(rates[shape], {})}(schedule, cfg_guidance)")
+            row.append("omega(sigma)")
     row += ["carry", *["probe"] * any(r.probe for r in _plan(recipe))]
     listed = textwrap.wrap(f"return [({', '.join(row)})", 90, subsequent_indent=" " * 9)
     tail += [*listed, f"        for sigma, carry, probe in {stages}]"]

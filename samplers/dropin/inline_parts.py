@@ -96,15 +96,21 @@ class Parts:
     def kick(self) -> list[str]:
         """How much Δ a move takes per unit of the scale."""
         lines = ["def kick(move):"]
+        if self._kicks():
+            lines += ["    if move.kicks:", "        return sum(move.kicks)"]
         if self.recipe.strength == "leaky_kick":
             lines += ["    if len(move.gains) > 1:", "        return 1 - move.gains[1]"]
         return [*lines, "    return 1.0 if move.gains else 0.0"]
+
+    def _kicks(self) -> bool:
+        """Whether the solver says itself what kicks its moves take."""
+        return any("kicks=" in text for text in self._texts())
 
     def mathematics(self) -> list[str]:
         """What the functions take from the standard library, and what they return."""
         names = [n for n, v in self._names.items() if v is not None and getattr(math, n, 0) is v]
         functions = ", ".join(f"torch.{name}" for name in names)
-        owned = [f for f in fields(solvers.Move) if f.name != "kicks"]  # those are for inversions
+        owned = [f for f in fields(solvers.Move) if f.name != "kicks" or self._kicks()]
         parameters = ", ".join(
             f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in owned
         )

@@ -48,7 +48,7 @@ def _own_region(base: str) -> str:
 
 
 def _with_arm(text: str, recipe: Recipe) -> str:
-    """Put another sampler into our class: the same text with another name, units and noise."""
+    """Put another sampler into our class: the same text with another name and units."""
     changes = [
         (r'""".*?"""', f'"""{recipe.name} ({recipe.source}), a plan of the package `samplers`."""'),
         (re.escape(f'compile_plan("{DEFAULT}"'), f'compile_plan("{recipe.name}"'),
@@ -60,13 +60,6 @@ def _with_arm(text: str, recipe: Recipe) -> str:
             (r"\*\*read_cfg_guidance\(cfg_guidance\)|read_cfg_guidance\(cfg_guidance\)", None),
             (r", read_cfg_guidance(?=, )", ""),
             (r"λ_cfg up to 2, above that ω in CFG units", "CFG's ω"),
-        ]
-    if recipe.stochastic:
-        seeds = "generators(torch.randint(2**62, (len(zt),)).tolist())"
-        changes += [
-            (r"compile_plan(?=, )", "compile_plan, generators"),
-            (r"\n\n(?= *def model)", f"\n        sources = {seeds}\n\n"),
-            (r"trajectory\(model, zt, plan\)", "trajectory(model, zt, plan, sources)"),
         ]
     for pattern, new in changes:
         if new is None:  # as keyword arguments, or as the dictionary of them

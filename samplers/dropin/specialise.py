@@ -1,9 +1,8 @@
 """Specialise the source of a pure function: known arguments folded in, checks and docs dropped.
 
-`samplers.dropin.inline` builds a self-contained class from this package's functions with it. Lines
-that do not change keep their text, comments included. The rules know scalars only: constant
-arithmetic, 0·x = 0 and 1·x = x (a folded 0 never meets an infinity: such steps branch off before),
-branches with a known condition, locals that are assigned one constant.
+`samplers.dropin.inline` builds a self-contained class with it. Unchanged lines keep their text and
+comments. The rules know scalars only: constant arithmetic, 0·x = 0 and 1·x = x (a folded 0 never
+meets an infinity), 0 <= exp(x) <= inf, known conditions, locals that are assigned one constant.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import ast
 import builtins
 import inspect
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,8 +64,7 @@ def specialise(function: Callable, known: Mapping[str, Any], properties: type) -
     """
     text = textwrap.dedent(inspect.getsource(function))
     node = ast.parse(text).body[0]
-    nonlocals = inspect.getclosurevars(function).nonlocals
-    scope = {**vars(builtins), **function.__globals__, **nonlocals}
+    scope = vars(builtins) | function.__globals__ | inspect.getclosurevars(function).nonlocals
     before = {id(n): header(n) for n in ast.walk(node) if isinstance(n, ast.stmt)}
     fold = _Fold(node, scope, known, properties)
     node = fold.visit(node)
@@ -203,7 +202,7 @@ class _Fold(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         node = super().generic_visit(node)
-        if isinstance(node, ast.BinOp):
+        if isinstance(node, ast.BinOp | ast.Compare):
             node = _simplify(node)
         foldable = isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.Subscript)
         if foldable and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -222,7 +221,10 @@ class _Rename(ast.NodeTransformer):
         return self.value if node.id == self.name else node
 
 
-def _simplify(node: ast.BinOp) -> ast.expr:
+def _simplify(node: ast.BinOp | ast.Compare) -> ast.expr:
+    if isinstance(node, ast.Compare):
+        always = re.fullmatch(r"0\.0 <= exp\([^()]*\) <= 1e309", ast.unparse(node))  # 1e309 = inf
+        return ast.Constant(True) if always else node
     sides = (node.left, node.right)
     left, right = (n.value if isinstance(n, ast.Constant) else None for n in sides)
     if isinstance(node.op, ast.Mult):
