@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import exp, inf, log, sqrt
@@ -16,6 +17,9 @@ from samplers.presets import Preset, find_preset
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
 from samplers.solvers import Move, Stage
+
+logger = logging.getLogger(__name__)
+FEW = 12  # evaluations below which `Recipe.few` is worth a line in the log
 
 
 def compile_plan(
@@ -41,7 +45,7 @@ def compile_plan(
     shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
     interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
-    options   the solver's own: `eta`, `window`, `order`, `corrector`; see `Recipe.options`
+    options   the solver's own: `eta`, `history`, `window`, `order`, `corrector`; see `Recipe.options`
 
     Raises ValueError for every name, number or option that does not fit, with what would.
     """
@@ -50,6 +54,8 @@ def compile_plan(
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
     _check_options(recipe, options)
+    if recipe.few and nfe < FEW:
+        logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
     said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
     if isinstance(grid, str):
         said["grid"] = grid

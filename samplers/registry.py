@@ -24,6 +24,7 @@ class Recipe:
     timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
                or the one "after" it (CFGpp's shifted table)
     shape      of the rate ω(σ) where it is not that of `strength`, which then sets the scale's unit
+    few        the sampler that is meant for fewer evaluations than this one can do with
     start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve") of noise z; or a "clean" latent
                itself, which an inversion takes up to noise
     """
@@ -38,6 +39,7 @@ class Recipe:
     timesteps: str = "exact"
     start: str = "vp"
     shape: str | None = None
+    few: str | None = None
 
     @property
     def guidance(self) -> str:
@@ -141,7 +143,7 @@ def _register_all() -> None:
     for recipe in (
         # the sampler that this project exists for
         Recipe("exp2m_cfg++", exp2m_cfgpp, "karras", "bell", 1, "docs/method.md", 0.6,
-               shape="constant"),
+               shape="constant", few="exp2m_cfg++_few"),
         Recipe("exp2m_cfg++_few", exp2m_few, "ays_sd15", "bell", 1, "docs/ablations.md", 0.6,
                shape="constant"),
         # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick

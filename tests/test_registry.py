@@ -40,8 +40,16 @@ def test_recipes_describe_themselves():
         assert recipe.source and recipe.order in (1, 2, 3)
         assert recipe.evaluations_per_step == (2 if "2s" in recipe.name else 1)
         assert recipe.guidance == ("cfg++" if "cfg" in recipe.name else "cfg")
-        noisy = recipe.name == "exp2m_cfg++" or re.search(r"sde|_a(_|$)", recipe.name)
+        noisy = re.search(r"^exp2m|sde|_a(_|$)", recipe.name)
         assert recipe.stochastic == bool(noisy)
+
+
+def test_few_evaluations_are_told_the_sampler_for_them(schedule, caplog):
+    compile_plan("exp2m_cfg++", schedule, 12)
+    assert not caplog.records
+    compile_plan("exp2m_cfg++", schedule, 11)
+    (record,) = caplog.records
+    assert "exp2m_cfg++: 11 evaluations are few for it; exp2m_cfg++_few" in record.getMessage()
 
 
 def test_inversions_are_no_samplers():
