@@ -94,9 +94,11 @@ def _log_linear(knots: Sequence[float], points: int) -> list[float]:
 
 
 def _ays(knots: tuple[float, ...], keep: int, doc: str) -> Grid:
+    whole = keep == len(knots)
+
     def grid(schedule: NoiseSchedule, n: int) -> list[float]:
         scaled = [min(k, schedule.sigma_max) for k in knots]
-        if keep == len(knots):
+        if whole:
             return [*_log_linear(scaled, n + 1)[:-1], 0.0]
         return [*_log_linear(scaled[:keep], n), 0.0]
 
