@@ -160,7 +160,7 @@ class EditWordSwapDDIM(BaseDDIM):
             "ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance, add_cond_kwargs=added
         )
         model = partial(self.predict_noise, uc=uc, c=changed, added_cond_kwargs=added_changed)
-        z0 = self.run(self.plan(self.sampler, cfg_guidance), zt, model, None, callback_fn)
+        z0 = self.run(self.plan(self.sampler, cfg_guidance), zt, model, callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 

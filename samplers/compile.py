@@ -45,7 +45,7 @@ def compile_plan(
     shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
     interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
-    options   the solver's own: `eta`, `history`, `window`, `order`, `corrector`; see `Recipe.options`
+    options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
 
     Raises ValueError for every name, number or option that does not fit, with what would.
     """

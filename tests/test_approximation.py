@@ -97,9 +97,8 @@ def test_without_guidance_one_row_runs_and_a_gate_has_nothing_to_leave_out():
 def test_prior_noise_is_added_below_timestep_500():
     model = standin()
     plan = plan_of(model)
-    sources = generators(SEEDS)
-    z_T = standard_normal((2, *model.latent_shape), sources)
-    for step in trajectory(model.conditioned(PROMPTS), z_T, plan, sources):
+    z_T = standard_normal((2, *model.latent_shape), generators(SEEDS))
+    for step in trajectory(model.conditioned(PROMPTS), z_T, plan):
         if step.index < 5 and plan.rows[step.index + 1].timestep < 500:
             step.latent = step.latent + 0.01 * z_T
     found = latents(model, "propagate[keys=uniform:1,noise=0.01]")
@@ -203,11 +202,11 @@ def test_an_arm_carries_its_approximation_in_its_name():
 def test_a_run_draws_the_approximation_and_says_what_it_is(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
-    arms = with_approximations("exp2m_cfg++@w2.5", ["cache"])
+    arms = with_approximations("exp2m_cfg++[eta=0,shape=bell]@w2.5", ["cache"])
     run(Request("standin-sd15", arms, (), prompts, (100,), tmp_path / "run", nfe=4))
     exact_arm, near = json.loads((tmp_path / "run" / "config.json").read_text())["arms"]
     assert "approximation" not in exact_arm
-    assert near["arm"] == "exp2m_cfg++~cache[keys=uniform:2,depth=1]"
+    assert near["arm"] == "exp2m_cfg++[eta=0,shape=bell]~cache[keys=uniform:2,depth=1]"
     told = {"evaluations": 4, "whole": 2, "partial": 2, "rows": 8, "keys": [0, 2]}
     assert near["approximation"] == {"name": "cache[keys=uniform:2,depth=1]", **told}
     model = standin()
