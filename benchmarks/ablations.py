@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nfe", default="10,20,30", help="evaluations, comma-separated")
+    parser.add_argument("--nfe", default="10,20", help="evaluations, comma-separated")
     parser.add_argument("--seeds", default="0-4", help="of the problems")
     parser.add_argument("--images", type=int, default=1500, help="per strength")
     parser.add_argument("--out", type=Path, help="markdown file; otherwise standard output alone")
