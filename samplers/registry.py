@@ -105,9 +105,11 @@ def exp2m_cfgpp(
     return exp2m(lam, order, eta, window, corrector, history)
 
 
-def exp2m_few(lam: Sequence[float], eta: float = 0.5, history: float = 0.5) -> Iterator[Stage]:
+def exp2m_few(
+    lam: Sequence[float], order: int = 2, eta: float = 0.5, history: float = 0.5
+) -> Iterator[Stage]:
     """Half of the noise, for about ten steps: more cannot be removed again in so few."""
-    return solvers.exponential(lam, 2, eta, history=history)
+    return exp2m(lam, order, eta, history=history)
 
 
 def _sde_3m(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
