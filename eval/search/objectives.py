@@ -48,7 +48,7 @@ def batches(rows: list[Row]) -> list[list[Row]]:
 def _latents(sd: Sampler, plan: Plan, batch: list[Row]) -> torch.Tensor:
     sources = generators([row.seed for row in batch])
     z_T = standard_normal((len(batch), *sd.latent_shape), sources, sd.device)
-    return sample(sd.conditioned([row.prompt for row in batch]), z_T, plan, sources)
+    return sample(sd.conditioned([row.prompt for row in batch]), z_T, plan)  # noise as in a run
 
 
 class Frechet:
