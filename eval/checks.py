@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from eval.images import is_flat, to_uint8
+from eval.prompts import noise_seed
 from eval.reading import SAME, twins
 
 UNWRITTEN = ", no image written"  # ends the reasons of images that are not on disk
@@ -22,11 +23,16 @@ FLAT = "constant image"
 
 @dataclass(frozen=True)
 class Row:
-    """One image of every arm: the `index`-th prompt with one seed."""
+    """One image of every arm: the `index`-th prompt with one seed of the run."""
 
     index: int
     prompt: str
     seed: int
+
+    @property
+    def noise(self) -> int:
+        """What seeds its noise; `eval generate --seed` draws the same image from it."""
+        return noise_seed(self.prompt, self.seed)
 
     @property
     def file(self) -> str:

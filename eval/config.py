@@ -58,6 +58,7 @@ def describe(
         "grid": request.grid,
         "batch": request.batch or source.default_batch,
         "seeds": list(request.seeds),
+        "noise": "prompt and seed",  # what it follows from: see `eval.prompts.noise_seed`
         "null_prompt": "",
         "prompts_file": request.prompts.name,
         "prompts_sha256": hashlib.sha256(request.prompts.read_bytes()).hexdigest(),

@@ -83,8 +83,8 @@ class Drawing:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        prompts, seeds = [row.prompt for row in job.rows], [row.seed for row in job.rows]
-        latents, images = portions.draw(drawer, prompts, seeds)
+        prompts, noise = [row.prompt for row in job.rows], [row.noise for row in job.rows]
+        latents, images = portions.draw(drawer, prompts, noise)
         seconds = time.perf_counter() - start
         self.slowest = max(self.slowest, seconds)
         peak = torch.cuda.max_memory_allocated() if cuda else None
@@ -120,6 +120,7 @@ class Drawing:
         return {
             "prompt": row.prompt,
             "seed": str(row.seed),
+            "noise": str(row.noise),
             "arm": key,
             "sampler": arm["sampler"],
             "nfe": str(self.config["nfe"]),

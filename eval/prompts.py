@@ -1,7 +1,8 @@
-"""Read prompt files and seed lists."""
+"""Read prompt files and seed lists; say which noise an image starts from."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -64,3 +65,13 @@ def parse_seeds(text: str) -> list[int]:
     if repeated is not None:
         raise ValueError(f"seeds {text!r}: {repeated} occurs twice; each seed may occur once")
     return seeds
+
+
+def noise_seed(prompt: str, seed: int) -> int:
+    """Return what seeds the noise of one image: the same for every arm, its own for every prompt.
+
+    If the run's seed alone decided, all prompts of a seed would start from one latent, and an
+    interval over prompts would not see how much that one draw matters (docs/evaluation.md).
+    """
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
