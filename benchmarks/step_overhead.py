@@ -9,7 +9,8 @@ update (20 evaluations, float32, one 4×64×64 latent, one CPU thread). Choosing
 compiling the plan are left out, on both sides. The loops take turns in one process, and of a turn's
 five runs the fastest counts. Reported are the fastest turn and the median, per evaluation, in CPU
 time, which other processes do not lengthen, and the ratio to diffusers' DPMSolverMultistep as the
-median over the turns with the range of their middle half.
+median over the turns with the range of their middle half. Samplers that add noise draw as many
+random numbers as a latent holds at every step; a row says what that alone takes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ NFE, OMEGA = 20, 7.5
 RUNS = 5  # of a loop in its turn, of which the fastest counts: the others find cold caches
 OURS = ("ddim", "dpm2m", "exp2m_cfg++", "dpm++_2m_cfg++")
 BASE = "diffusers DPMSolverMultistep"
+SDE = "diffusers DPMSolverMultistep, SDE"
+NOISE = "torch.randn alone"
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 Pair = tuple[torch.Tensor, torch.Tensor]
 Loop = Callable[[], Callable[[], object]]  # prepares a run, untimed, and returns it
@@ -67,6 +70,14 @@ def diffusers(scheduler, z: torch.Tensor, pair: Pair) -> Loop:
         return partial(run, own)
 
     return fresh
+
+
+def noise(z: torch.Tensor) -> Loop:
+    def run() -> None:
+        for _ in range(NFE):
+            torch.randn(z.shape)
+
+    return lambda: run
 
 
 def k_diffusion(schedule: NoiseSchedule, z: torch.Tensor, pair: Pair) -> Loop | None:
@@ -165,14 +176,19 @@ def main() -> None:
 
     draw = torch.Generator().manual_seed(0)
     z, uncond, cond = (torch.randn(1, 4, 64, 64, generator=draw) for _ in range(3))
+    karras = {**SD, "use_karras_sigmas": True}
     schedulers = {
-        BASE: DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True, final_sigmas_type="zero"),
-        "diffusers UniPCMultistep": UniPCMultistepScheduler(**SD, use_karras_sigmas=True),
+        BASE: DPMSolverMultistepScheduler(**karras, final_sigmas_type="zero"),
+        SDE: DPMSolverMultistepScheduler(
+            **karras, final_sigmas_type="zero", algorithm_type="sde-dpmsolver++"
+        ),
+        "diffusers UniPCMultistep": UniPCMultistepScheduler(**karras),
         "diffusers DDIM": DDIMScheduler(**SD),
     }
     schedule, pair = NoiseSchedule.from_scheduler(schedulers[BASE]), (uncond, cond)
     loops = {f"ours, {name}": ours(name, schedule, z, pair) for name in OURS}
     loops |= {name: diffusers(found, z, pair) for name, found in schedulers.items()}
+    loops[NOISE] = noise(z)
     other = k_diffusion(schedule, z, pair)
     if other is not None:
         loops["k-diffusion sample_dpmpp_2m"] = other

@@ -32,20 +32,14 @@ def standard_normal(
 ) -> torch.Tensor:
     """Draw (B, …) standard normal noise, image k from sources[k] alone, in float32.
 
-    Nothing waits for the device that it goes to.
+    The generators are all of one device. Nothing waits for the device that the noise goes to.
     """
     if len(sources) != shape[0]:
         raise ValueError(f"{len(sources)} generators for a batch of {shape[0]}; pass one per image")
-    device = torch.device(device)
+    device, place = torch.device(device), sources[0].device if sources else torch.device("cpu")
     # a copy to a GPU waits for the device, except from pinned memory
-    pinned = device.type == "cuda" and all(g.device.type == "cpu" for g in sources)
-    if pinned:
-        noise = torch.empty(tuple(shape), dtype=torch.float32, pin_memory=True)
-        for row, generator in zip(noise, sources, strict=True):
-            row.normal_(generator=generator)
-        return noise.to(device, non_blocking=True).to(dtype)
-    rows = [
-        torch.randn(tuple(shape[1:]), generator=g, device=g.device, dtype=torch.float32)
-        for g in sources
-    ]
-    return torch.stack(rows).to(device=device, dtype=dtype)
+    pinned = device.type == "cuda" and place.type == "cpu"
+    noise = torch.empty(tuple(shape), dtype=torch.float32, device=place, pin_memory=pinned)
+    for row, generator in zip(noise, sources, strict=True):
+        row.normal_(generator=generator)
+    return noise.to(device, non_blocking=True).to(dtype)

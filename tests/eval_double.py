@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from eval.prompts import noise_seed
 from eval.run import Request, run
 from samplers import NoiseSchedule
 
@@ -118,11 +119,11 @@ def wait_for(pid: int) -> int:
 
 def spoil(batch, latents, images):
     """Prompt 1: seed 0 is constant, seed 1 has a NaN latent, seed 5 an infinite pixel."""
-    for row, (prompt, seed) in enumerate(batch):
-        if prompt == "a blue square":
-            if seed == 0:
-                images[row] = 0.5
-            elif seed == 1:
-                latents[row, 0, 0, 0] = torch.nan
-            else:
-                images[row, 0, 0, 0] = torch.inf
+    noise = [noise_seed("a blue square", seed) for seed in (0, 1, 5)]
+    for row, (_, seed) in enumerate(batch):
+        if seed == noise[0]:
+            images[row] = 0.5
+        elif seed == noise[1]:
+            latents[row, 0, 0, 0] = torch.nan
+        elif seed == noise[2]:
+            images[row, 0, 0, 0] = torch.inf

@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from eval import records
+from eval.prompts import noise_seed
 
 
 @pytest.fixture
@@ -31,18 +32,23 @@ def test_a_run_draws_every_image_once_and_describes_itself(folder):
     keys = ["ddim@w3", "ddim@w7.5", "ddim_cfg++@l0.6"]
     assert (outcome.drawn, outcome.kept, outcome.invalid) == (27, 0, [])
     assert [len(batch) for batch in double.batches] == [4, 4, 1] * 3
-    assert double.batches[0][:3] == [("a red circle", seed) for seed in (0, 1, 5)]
+    texts = ["a red circle", "a blue square", "ein grüner Ω"]
+    rows = [(text, noise_seed(text, seed)) for text in texts for seed in (0, 1, 5)]
+    for k in range(3):  # every arm from the same noise, every prompt and seed from its own
+        assert [row for batch in double.batches[3 * k : 3 * k + 3] for row in batch] == rows
+    assert len({noise for _, noise in rows}) == 9
     config = json.loads((outcome.folder / "config.json").read_text())
     assert [arm["key"] for arm in config["arms"]] == keys
     assert [arm["omega"] for arm in config["arms"]][:2] == [3.0, 7.5]
     assert config["standin"] is True and config["model"] == "tiny" and config["size"] == [SIDE] * 2
     assert config["arms"][0]["plan"] and len(config["sha256"]) == 64
-    assert config["prompts"] == ["a red circle", "a blue square", "ein grüner Ω"]
+    assert config["prompts"] == texts
     for key in keys:
         names = sorted(p.name for p in (outcome.folder / "images" / key).iterdir())
         assert names == sorted(f"{i:03d}_{s}.png" for i in range(3) for s in (0, 1, 5))
     with Image.open(outcome.folder / "images" / keys[2] / "002_5.png") as image:
         assert image.text["prompt"] == "ein grüner Ω" and image.text["seed"] == "5"
+        assert image.text["noise"] == str(noise_seed("ein grüner Ω", 5))
         assert image.text["arm"] == keys[2] and image.text["scale"] == "0.6"
         assert image.text["model"] == "tiny" and image.text["nfe"] == "4"
         assert image.text["latent_std"] == "0.5000"
@@ -118,7 +124,7 @@ def test_every_pinned_field_is_compared(folder):
     informative = {"prompts_file", "prompts_sha256"}
     assert {*config} - informative == {
         *("model", "standin", "sha256", "revision", "prediction_type", "dtype", "size", "nfe"),
-        *("grid", "batch", "seeds", "null_prompt", "prompts", "arms"),
+        *("grid", "batch", "seeds", "noise", "null_prompt", "prompts", "arms"),
     }
     other = {"arms": [config["arms"][0] | {"scale": 9}], "prompts": ["x"], "seeds": [7]}
     for field in config:

@@ -148,22 +148,21 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_reads_nothing_back_and_copies_nothing(name, schedule):
     """Between network calls: no value read, no copy, one new tensor per state, few operators."""
-    eps = network(noise(), 0)
+    eps, plan = network(noise(), 0), compile_plan(name, schedule, 8)
     with Operators() as seen:
 
         def model(z, t):
             seen.steps.append(Counter())
             return eps
 
-        sample(model, noise(), compile_plan(name, schedule, 8), generators([1, 2]))
+        sample(model, noise(), plan, generators([1, 2]))
     middle = seen.steps[4]
     names = {f"aten::{key.split('.')[-1]}" for key in middle}
     assert not names & (READS | {"aten::copy_", "aten::clone", "aten::_to_copy", "aten::cat"})
-    noisy = name in ("dpm3m_sde", "euler_a")
     states = 2 if name == "dpm2s" else 1
     made = sum(n for key, n in middle.items() if key.split(".")[-1] in ("mul", "empty", "lerp"))
-    assert made <= states + noisy, middle
-    assert sum(middle.values()) <= 9 + 4 * noisy, middle
+    assert made <= states + plan.stochastic, middle
+    assert sum(middle.values()) <= 9 + 4 * plan.stochastic, middle
 
 
 def test_history_does_not_grow(schedule):

@@ -7,7 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from eval.__main__ import main
 
@@ -60,6 +62,17 @@ def test_the_report_is_one_file_with_the_stamp(run):
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script src" not in page
+
+
+def test_a_picture_can_be_drawn_again_by_itself_from_what_it_carries(run, tmp_path):
+    with Image.open(run / "images" / "exp2m_cfg++@w3" / "002_900.png") as image:
+        due, texts = np.asarray(image, dtype=int), image.text
+    out = tmp_path / "again.png"
+    words = ["--method", texts["sampler"], "--omega", "3", "--NFE", texts["nfe"]]
+    words += ["--prompt", texts["prompt"], "--seed", texts["noise"], "--out", str(out)]
+    assert main(["generate", "--model", "standin-sd15", *words]) == 0
+    with Image.open(out) as image:
+        assert np.abs(np.asarray(image, dtype=int) - due).max() <= 1  # alone, not in a batch
 
 
 def test_a_run_with_lost_images_resumes_to_the_same_bytes_and_scores(run, tmp_path):
