@@ -27,15 +27,18 @@ def _predict_and_correct(
         if i < n - 1:
             yield Stage(at, behind, ahead)
         else:
-            yield Stage(at, _in_one(behind, ahead))
+            yield Stage(at, in_one(behind, ahead))
 
 
-def _in_one(first: Move, second: Move) -> Move:
-    """The move that does what two do one after the other, both from the same evaluations."""
+def in_one(first: Move, second: Move) -> Move:
+    """The move that does what two do one after the other, both from the same evaluations.
+
+    Only the second may add noise.
+    """
     count = max(len(first.gains), len(second.gains))
     a, b = ((*move.gains, *[0.0] * (count - len(move.gains))) for move in (first, second))
     gains = tuple(second.decay * c + p for c, p in zip(a, b, strict=True))
-    return Move(second.to, first.decay * second.decay, gains)
+    return Move(second.to, first.decay * second.decay, gains, second.noise)
 
 
 def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from math import exp, expm1, isinf, sqrt
 
+from samplers.correctors import in_one
 from samplers.exponential import weights
 from samplers.solvers import Move, Stage
 
@@ -48,7 +48,7 @@ def scheduled(lam: Sequence[float], choices: Sequence[Choice]) -> Iterator[Stage
         if choice.corrector:  # the carry waits until D at the step's end is known
             yield Stage(lam[i], back, ahead)
         else:
-            yield Stage(lam[i], _then(back, ahead))
+            yield Stage(lam[i], in_one(back, ahead))
 
 
 def _predicted(lam: Sequence[float], i: int, choice: Choice) -> Move:
@@ -70,10 +70,3 @@ def _corrected(lam: Sequence[float], i: int, order: int) -> Move:
     start, end = lam[i : i + 2]
     nodes = [end, *(lam[i - j] for j in range(min(order, i + 1)))]
     return Move(end, exp(start - end), tuple(weights(nodes, start, end)))
-
-
-def _then(first: Move, second: Move) -> Move:
-    """Two moves on the same values of D as one; only the second may add noise."""
-    pairs = zip_longest(first.gains, second.gains, fillvalue=0.0)
-    gains = tuple(second.decay * a + b for a, b in pairs)
-    return Move(second.to, first.decay * second.decay, gains, second.noise)
