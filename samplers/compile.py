@@ -19,7 +19,7 @@ from samplers.schedule import NoiseSchedule
 from samplers.solvers import Move, Stage
 
 logger = logging.getLogger(__name__)
-FEW = 12  # evaluations below which `Recipe.few` is worth a line in the log
+FEW = 10  # evaluations below which `Recipe.few` is worth a line in the log
 
 
 def compile_plan(
