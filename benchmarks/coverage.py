@@ -3,13 +3,14 @@
     python -m benchmarks.coverage
     python -m benchmarks.coverage --trials 1000 --out docs/results/coverage.md
 
-Every trial draws a new data set as an evaluation would: prompts that are hard or easy for all
-arms, several seeds of each, two arms through several guidance strengths, image features with parts
-that belong to the prompt, to the start noise (shared by the arms, drawn for each prompt and seed as
-`eval run` does, or in one bed for each seed alone) and to the arm alone. FID falls and then rises with guidance, CLIP rises and then falls. Each data set goes through the evaluation's
-own code (`eval.metrics`, `eval.statistics`, `eval.front`). The truth of a CLIP score is that of
-its distribution. FID depends on the number of images, so its truth is its expectation at that
-number, the mean over all trials; fronts are read off at the true points.
+Every trial draws a new data set as an evaluation would: prompts that are hard or easy for all arms,
+several seeds of each, two arms through several guidance strengths, image features with parts that
+belong to the prompt, to the start noise (shared by the arms, drawn for each prompt and seed as
+`eval run` does, or in one bed for each seed alone) and to the arm alone. FID falls and then rises
+with guidance, CLIP rises and then falls. Each data set goes through the evaluation's own code
+(`eval.metrics`, `eval.statistics`, `eval.front`). The truth of a CLIP score is that of its
+distribution. FID depends on the number of images, so its truth is its expectation at that number,
+the mean over all trials; fronts are read off at the true points.
 
 For FID two intervals are shown that are not used: percentile and basic intervals of resamples
 whose FID is computed exactly.
@@ -196,13 +197,13 @@ def _share(ends: np.ndarray, truth: float) -> float:
 
 
 NOTE = """\
-What the beds show. Intervals over prompts hold only if each prompt has its own start noise: where the
-seed alone decides about it (second bed), the draw of these few noises moves all prompts alike, and no
-resample of prompts sees it. FID of exactly computed resamples is out of its own interval's reach
-where bias is large (last bed); the linearised draws hold there too. They err to the wide side where a
-difference of FID and its derivatives are close to zero (FID, arm − arm, in the last bed): the
-infinitesimal jackknife's variance is biased upwards there, and a verdict is then less likely, never
-more."""
+What the beds show. Intervals over prompts hold only if each prompt has its own start noise:
+where the seed alone decides about it (second bed), the draw of these few noises moves all
+prompts alike, and no resample of prompts sees it. FID of exactly computed resamples is out of
+its own interval's reach where bias is large (last bed); the linearised draws hold there too.
+They err to the wide side where a difference of FID and its derivatives are close to zero (FID,
+arm − arm, in the last bed): the infinitesimal jackknife's variance is biased upwards there, and
+a verdict is then less likely, never more."""
 
 
 def report(beds: list[Bed], trials: int, resamples: int) -> str:

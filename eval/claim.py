@@ -19,8 +19,8 @@ MEASURES = {"clip": "FID at equal CLIP", "fid": "CLIP at equal FID"}
 
 
 def read(paths: Sequence[Path]) -> dict[str, dict]:
-    """Return results by model; ValueError, in one line, for a file that holds no comparison."""
-    models: dict[str, dict] = {}
+    """Return results by model and NFE; ValueError, in one line, for what cannot be compared."""
+    runs: dict[str, dict] = {}
     for path in paths:
         path = path / "results.json" if path.is_dir() else path
         try:
@@ -33,8 +33,11 @@ def read(paths: Sequence[Path]) -> dict[str, dict]:
             raise ValueError(
                 f"{path} holds no comparison of fronts; score its run with 'python -m eval score'"
             )
-        models[results["model"]] = results
-    return models
+        name = f"{results['model']}, NFE {results['nfe']}"
+        if name in runs:
+            raise ValueError(f"{path} is a second run of {name}; give one of them")
+        runs[name] = results
+    return runs
 
 
 def counts(results: Mapping) -> dict[str, Counter]:
@@ -57,15 +60,15 @@ def sentence(results: Mapping) -> str:
     return f"{head} ({size}): {'; '.join(parts)}."
 
 
-def table(models: Mapping[str, dict]) -> str:
-    """Return one row per arm: focus − arm over the common front, both ways, for every model."""
-    header = ["against", *(f"{name}: Δ{m}" for name in models for m in MEASURES.values())]
-    arms = dict.fromkeys(arm for r in models.values() for arm in r["front"]["clip"])
+def table(runs: Mapping[str, dict]) -> str:
+    """Return one row per arm: focus − arm over the common front, both ways, for every run."""
+    header = ["against", *(f"{name}: Δ{m}" for name in runs for m in MEASURES.values())]
+    arms = dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"])
     rows = [
         [f"`{arm}`"]
         + [
             difference_text(results["front"][at][arm]) if arm in results["front"][at] else MISSING
-            for results in models.values()
+            for results in runs.values()
             for at in MEASURES
         ]
         for arm in arms
@@ -73,7 +76,7 @@ def table(models: Mapping[str, dict]) -> str:
     return markdown(header, rows)
 
 
-def claim(models: Mapping[str, dict]) -> str:
-    """Return the table and one sentence per model."""
-    said = [f"- {sentence(results)}" for results in models.values()]
-    return "\n".join([table(models), "", *said])
+def claim(runs: Mapping[str, dict]) -> str:
+    """Return the table and one sentence per run."""
+    said = [f"- {sentence(results)}" for results in runs.values()]
+    return "\n".join([table(runs), "", *said])

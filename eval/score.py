@@ -32,6 +32,8 @@ COLUMNS = (
     *("precision", "recall", "all_right", "pairs_right", "saturation", "contrast", "latent_std"),
 )
 
+FEW_PROMPTS = 30  # below, percentile intervals hold the truth less often than they say
+
 
 def stamp(config: dict) -> str:
     """Say which model made the numbers; a stand-in is never mistaken for Stable Diffusion."""
@@ -105,7 +107,7 @@ def score(
         },
         **_looks(ref),
         "cells": {key: cell.entry for key, cell in cells.items()},
-        "notes": notes(cells, problems),
+        "notes": [*notes(cells, problems), *_doubts(config)],
         **comparisons(cells),
     }
     least = 2 / (bootstrap + 1) * len(results["verdict"]["clip"])  # Holm's smallest p-value
@@ -119,6 +121,22 @@ def score(
     if any(cell.entry["missing"] for cell in cells.values()):
         print(f"\nTo finish the run: {_continuing(config, folder)}")
     return results
+
+
+def _doubts(config: dict) -> list[str]:
+    """Say what the intervals of such a run do not cover (docs/results/coverage.md)."""
+    doubts, prompts = [], len(config["prompts"])
+    if prompts < FEW_PROMPTS:
+        doubts.append(
+            f"{prompts} prompts are few: intervals over prompts are too narrow then, whatever the "
+            f"number of seeds; take {FEW_PROMPTS} or more"
+        )
+    if "noise" not in config:
+        doubts.append(
+            "drawn by an earlier version, which gave all prompts of a seed the same start noise: "
+            "intervals do not cover that draw; run it again into another folder"
+        )
+    return doubts
 
 
 def _continuing(config: dict, folder: Path) -> str:

@@ -77,7 +77,8 @@ def make_run(folder: Path, arms=ARMS, omegas=OMEGAS, prompts=PROMPTS, seeds=SEED
     config = {
         "model": "standin-sd15", "standin": True, "nfe": 20, "arms": entries,
         "prompts": list(prompts), "prompts_file": "prompts/scenes100.txt", "prompts_sha256": "0",
-        "seeds": list(seeds), "batch": 4, "size": [SIZE, SIZE], "dtype": "float32",
+        "seeds": list(seeds), "noise": "prompt and seed", "batch": 4, "size": [SIZE, SIZE],
+        "dtype": "float32",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "env.json").write_text(json.dumps({"python": "3", "device": "cpu"}))

@@ -56,7 +56,7 @@ def test_table_and_files(run, capsys):
 
 def test_the_comparison_is_paired_and_signed(run):
     results = scored(run, 400)
-    assert not any("too few" in note for note in results["notes"])
+    assert not any("resamples are too few" in note for note in results["notes"])
     row = next(r for r in results["paired"] if (r["baseline"], r["omega"]) == ("ddim", 3.0))
     cells = results["cells"]
     for name in ("clip", "fid"):
@@ -95,6 +95,17 @@ def test_a_damaged_cache_is_made_again(run):
     before = scored(run)
     (run / "features" / "ddim@w3.npz").write_bytes(b"PK not a zip")
     assert scored(run) == before
+
+
+def test_what_the_intervals_of_a_run_do_not_cover_is_said(run):
+    notes = " ".join(scored(run)["notes"])
+    assert f"{len(synthetic_run.PROMPTS)} prompts are few" in notes
+    assert "earlier version" not in notes
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    del config["noise"]
+    path.write_text(json.dumps(config))
+    assert "drawn by an earlier version" in " ".join(scored(run)["notes"])
 
 
 def test_few_resamples_cannot_give_a_verdict(run):
