@@ -46,12 +46,12 @@ SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves
 
 def side_by_side(models: dict[str, dict]) -> str:
     """Return a markdown table over several models' results: per model each arm's lowest FID, its
-    highest CLIP, and what the focus arm is against it in FID at equal CLIP (≈: not
-    distinguishable). Arms are those of the first model."""
+    highest CLIP, and what the focus arm is against it in FID at equal CLIP and in CLIP at equal
+    FID (≈: not distinguishable). Arms are those of the first model."""
     first = next(iter(models.values()))
     header = ["sampler"]
     for name, results in models.items():
-        header += [f"{name}: FID ↓", "CLIP ↑", f"`{results['focus']}` against it"]
+        header += [f"{name}: FID ↓", "CLIP ↑", "ours against it"]
     rows = []
     for arm in dict.fromkeys(cell["arm"] for cell in first["cells"].values()):
         row = [f"**`{arm}`**" if arm == first["focus"] else f"`{arm}`"]
@@ -60,11 +60,11 @@ def side_by_side(models: dict[str, dict]) -> str:
             if not own:
                 row += [MISSING] * 3
                 continue
-            word = results["verdict"]["clip"].get(arm, MISSING)
+            words = [results["verdict"][at].get(arm, MISSING) for at in ("clip", "fid")]
             row += [
                 f"{min(c['fid'] for c in own):.2f}",
                 f"{max(c['clip'] for c in own):.2f}",
-                SIGNS.get(word, word),
+                MISSING if arm == first["focus"] else " / ".join(SIGNS.get(w, w) for w in words),
             ]
         rows.append(row)
     return markdown(header, rows)
