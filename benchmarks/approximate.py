@@ -35,13 +35,13 @@ from eval import models
 from eval.commands import Parser
 from eval.images import to_uint8
 from eval.progress import Progress
-from eval.prompts import parse_seeds, read_prompts
+from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.approximate import Cost, approximated
 from pipelines.approximation import parse
 from samplers import compile_plan
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = "ddim,dpm2m,exp2m_cfg++"
+METHODS = "dpm2m"
 REPORT = (
     "propagate[keys=uniform:2]",
     "cache[keys=uniform:2,depth=1]",
@@ -146,7 +146,8 @@ def measure(model: object, options: argparse.Namespace, scores: Scores) -> list[
             for turn, batch in enumerate(batches):
                 shift = turn % len(found)
                 for way in found[shift:] + found[:shift]:
-                    texts, chosen = [prompts[p] for p, _ in batch], [s for _, s in batch]
+                    texts = [prompts[p] for p, _ in batch]
+                    chosen = [noise_seed(prompts[p], s) for p, s in batch]
                     seconds, images = clock(
                         model.device, lambda w=way, t=texts, c=chosen: w.draw(t, c)
                     )

@@ -64,7 +64,7 @@ def _section(r: dict) -> str:
     floor = f"; perfect samples would have FID {r['fid_floor']:.2f}" if r["fid_floor"] else ""
     lines = [
         f"## {r['stamp']}: {kind}\n",
-        f"`{r['command']}`\n" + (f"\n{r['note']}\n" if "note" in r else ""),
+        f"`{r['command']}`\n",
         f"{r['prompt_count']} prompts ({r['prompts']}) × seeds {seeds}, ω = {r['omega']:g}, "
         f"{r['dtype']}; {r['machine']}, {r['clock']}, torch {r['torch']}, diffusers "
         f"{r['diffusers']}; {r['single']} pairs at batch 1{floor}.\n",
