@@ -200,7 +200,8 @@ NOTE = """\
 What the beds show. Intervals over prompts hold only if each prompt has its own start noise:
 where the seed alone decides about it (second bed), the draw of these few noises moves all
 prompts alike, and no resample of prompts sees it. FID of exactly computed resamples is out of
-its own interval's reach where bias is large (last bed); the linearised draws hold there too.
+its own interval's reach where bias is large (last bed); the linearised draws hold there too. Few
+prompts make the intervals of one arm's scores somewhat too narrow, those of differences hardly.
 They err to the wide side where a difference of FID and its derivatives are close to zero (FID,
 arm − arm, in the last bed): the infinitesimal jackknife's variance is biased upwards there, and
 a verdict is then less likely, never more."""
@@ -235,6 +236,7 @@ BEDS = [
     Bed(100, 5, 16),
     Bed(100, 5, 16, alike=True),
     Bed(40, 2, 128),
+    Bed(20, 5, 16),
     Bed(100, 5, 32, 0.0),
 ]
 

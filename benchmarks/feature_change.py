@@ -20,7 +20,7 @@ import torch
 
 from eval import models
 from eval.commands import Parser
-from eval.prompts import parse_seeds, read_prompts
+from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.feature_change import FeatureChange, choose_keys, feature_change
 from samplers import compile_plan
 
@@ -86,7 +86,8 @@ def _run(options: argparse.Namespace) -> str:
     device = models.choose_device(options.device)
     dtype = models.choose_dtype(options.dtype, source, device)
     model = models.load(source, options.nfe, device, dtype)
-    jobs = [(p, s) for p in read_prompts(options.prompts, options.limit) for s in options.seeds]
+    prompts = read_prompts(options.prompts, options.limit)
+    jobs = [(p, noise_seed(p, s)) for p in prompts for s in options.seeds]
     plan = compile_plan(options.method, model.schedule, nfe=options.nfe, omega=options.omega)
     change = feature_change(model, plan, [p for p, _ in jobs], [s for _, s in jobs])
     keys = choose_keys(change.between, options.keys)

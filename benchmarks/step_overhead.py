@@ -74,7 +74,7 @@ def diffusers(scheduler, z: torch.Tensor, pair: Pair) -> Loop:
 
 def noise(z: torch.Tensor) -> Loop:
     def run() -> None:
-        for _ in range(NFE):
+        for _ in range(NFE - 1):  # the last step, to σ = 0, takes none
             torch.randn(z.shape)
 
     return lambda: run

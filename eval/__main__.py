@@ -22,7 +22,7 @@ from eval.search.command import add_search
 RESUMABLE = ("run", "curve", "reference", "prefetch")
 EXAMPLES = {
     "": """
-  python -m eval run --model standin-sd15 --out runs/first --limit 20 --seeds 0-1
+  python -m eval run --model standin-sd15 --out runs/first --limit 40 --seeds 0
   python -m eval score runs/first
   python -m eval report runs/first
   python -m eval generate --model standin-sd15 --prompt "a large red circle" --out circle.png
@@ -30,8 +30,8 @@ EXAMPLES = {
     "run": """
   # all arms on the stand-in, then scores and report (the default prompts, seeds and scales)
   python -m eval run --model standin-sd15 --out runs/standin
-  # a first look: two arms at one strength, 10 prompts
-  python -m eval run --arms ddim,exp2m_cfg++ --scales 5 --limit 10 --seeds 0 --out runs/look
+  # a first look: two arms at one strength, 30 prompts
+  python -m eval run --arms ddim,exp2m_cfg++ --scales 5 --limit 30 --seeds 0 --out runs/look
   # an ablation: options in brackets, own strength after @ (lambda for CFG++, omega for CFG)
   python -m eval run --arms 'exp2m_cfg++[eta=0.5,order=3]@0.6,ddim_cfg++@0.6' --out runs/eta
   # Stable Diffusion 1.5 from a folder
@@ -77,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=Path("prompts/scenes100.txt"),
         help="one per line (default prompts/scenes100.txt)",
     )
-    run.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,3,7 (default 0-4)")
+    run.add_argument(
+        "--seeds", default="0-4", help="images per prompt, such as 0-4 or 0,3,7 (default 0-4)"
+    )
     run.add_argument("--nfe", type=int, default=20, help="evaluations per image (default 20)")
     run.add_argument("--out", type=Path, required=True, help="run folder, new or to be resumed")
     run.add_argument("--limit", type=int, metavar="K", help="only the first K prompts")

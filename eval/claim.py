@@ -57,7 +57,8 @@ def sentence(results: Mapping) -> str:
     arms = len(results["front"]["clip"])
     size = f"{results['prompt_count']} prompts × {len(results['seeds'])} seeds"
     head = f"{results['stamp']}. `{results['focus']}` at NFE {results['nfe']} against {arms} arms"
-    return f"{head} ({size}): {'; '.join(parts)}."
+    doubt = "" if results.get("noise") else " (all prompts of a seed shared their start noise)"
+    return f"{head} ({size}): {'; '.join(parts)}{doubt}."
 
 
 def table(runs: Mapping[str, dict]) -> str:

@@ -61,6 +61,11 @@ def curve(
         raise ValueError("a curve is drawn by one process; start it without accelerate launch")
     folder = Path(folder)
     config = read_config(folder)
+    if "noise" not in config:
+        raise ValueError(
+            f"{folder} was drawn by an earlier version, in which all prompts of a seed shared "
+            "their start noise; run it again into another folder first"
+        )
     if omega is None:
         known = sorted({entry["omega"] for entry in config["arms"]})
         omega = known[len(known) // 2]

@@ -70,6 +70,11 @@ def open_folder(folder: Path, config: dict) -> dict:
         shared = {a["key"] for a in old["arms"]} & {a["key"] for a in config["arms"]}
         differing = differences(_only(old, shared), _only(config, shared))
         if differing:
+            if "noise" not in old:
+                raise ValueError(
+                    f"{folder} was drawn by an earlier version, in which all prompts of a seed "
+                    "shared their start noise; give another --out"
+                )
             fixed = any(found.startswith(("seeds", "prompts", "batch")) for found in differing)
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "

@@ -63,7 +63,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     draw.add_argument(
         "--approximate", metavar="SPEC", help="nearly the same images, faster; as for run"
     )
-    draw.add_argument("--seed", "--seeds", dest="seeds", default="42", help="42, 42-45 or 1,5")
+    draw.add_argument(
+        "--seed",
+        "--seeds",
+        dest="seeds",
+        default="42",
+        help="42, 42-45 or 1,5; a number of a run's PNG: its `noise`",
+    )
     draw.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
     draw.add_argument("--checkpoint", type=Path, help="distilled UNet, for ..._lightning methods")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
+
+from samplers.noise import seed_of
 
 MAX_SEED = 2**63 - 1  # torch generators take signed 64-bit seeds
 
@@ -73,5 +74,4 @@ def noise_seed(prompt: str, seed: int) -> int:
     If the run's seed alone decided, all prompts of a seed would start from one latent, and an
     interval over prompts would not see how much that one draw matters (docs/evaluation.md).
     """
-    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
-    return int.from_bytes(digest[:7], "little")
+    return seed_of(f"{seed}\n{prompt}".encode())

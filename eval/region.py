@@ -27,6 +27,7 @@ from samplers.dropin.checkout import Target, find_files, read_target
 from samplers.dropin.regions import CLASS, FILES
 from samplers.guidance import mean_bell
 from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
+from samplers.noise import seed_of
 
 UNITS = ("lambda", "omega")
 
@@ -76,13 +77,12 @@ class Region:
         z_T = standard_normal((len(seeds), *self.sd.latent_shape), generators(seeds))
         solver, decoded = self._solver(z_T.to(self.sd.device))
         devices = [self.sd.device] if self.sd.device.type == "cuda" else []
-        mixed = hashlib.sha256(repr(list(seeds)).encode()).digest()
         counter = _Counter()
         handle = self.sd.unet.register_forward_pre_hook(counter, with_kwargs=True)
         try:
             with torch.random.fork_rng(devices), warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                torch.manual_seed(int.from_bytes(mixed[:7]))
+                torch.manual_seed(seed_of(repr(list(seeds)).encode()))
                 images = self._sample(solver, list(prompts))
         except torch.OutOfMemoryError:
             raise

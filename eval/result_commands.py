@@ -113,11 +113,11 @@ def _table(args: argparse.Namespace) -> None:
 def _claim(args: argparse.Namespace) -> None:
     from eval.claim import claim, read
 
-    models = read(args.runs)
+    runs = read(args.runs)
     if args.json:
-        print(json.dumps({name: results["front"] for name, results in models.items()}))
+        print(json.dumps({name: results["front"] for name, results in runs.items()}))
     else:
-        print(claim(models))
+        print(claim(runs))
 
 
 def _reference(args: argparse.Namespace) -> None:

@@ -94,6 +94,7 @@ def score(
     results = {
         "stamp": stamp(config),
         **{k: config[k] for k in ("model", "standin", "nfe", "seeds", "prompts_sha256")},
+        "noise": config.get("noise"),
         "prompt_count": len(prompts),
         "bootstrap": bootstrap,
         "scorer": extractor.scorer.name,
@@ -128,8 +129,8 @@ def _doubts(config: dict) -> list[str]:
     doubts, prompts = [], len(config["prompts"])
     if prompts < FEW_PROMPTS:
         doubts.append(
-            f"{prompts} prompts are few: intervals over prompts are too narrow then, whatever the "
-            f"number of seeds; take {FEW_PROMPTS} or more"
+            f"{prompts} prompts are few: intervals over prompts are somewhat too narrow then, "
+            f"whatever the number of seeds; take {FEW_PROMPTS} or more"
         )
     if "noise" not in config:
         doubts.append(

@@ -6,10 +6,10 @@ python -m eval.summary docs/results/standin-*/results.json
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
+from eval.claim import read
 from eval.tables import MISSING, difference_text, markdown
 
 
@@ -44,18 +44,18 @@ def summary(results: dict) -> str:
 SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves
 
 
-def side_by_side(models: dict[str, dict]) -> str:
-    """Return a markdown table over several models' results: per model each arm's lowest FID, its
+def side_by_side(runs: dict[str, dict]) -> str:
+    """Return a markdown table over several runs' results: per run each arm's lowest FID, its
     highest CLIP, and what the focus arm is against it in FID at equal CLIP and in CLIP at equal
-    FID (≈: not distinguishable). Arms are those of the first model."""
-    first = next(iter(models.values()))
+    FID (≈: not distinguishable). Arms are those of the first run."""
+    first = next(iter(runs.values()))
     header = ["sampler"]
-    for name, results in models.items():
-        header += [f"{name}: FID ↓", "CLIP ↑", "ours against it"]
+    for name, results in runs.items():
+        header += [f"{name}: FID ↓", "CLIP ↑", f"`{results['focus']}` against it"]
     rows = []
     for arm in dict.fromkeys(cell["arm"] for cell in first["cells"].values()):
         row = [f"**`{arm}`**" if arm == first["focus"] else f"`{arm}`"]
-        for results in models.values():
+        for results in runs.values():
             own = [c for c in results["cells"].values() if c["arm"] == arm and c["fid"] is not None]
             if not own:
                 row += [MISSING] * 3
@@ -75,11 +75,12 @@ def main() -> int:
     if not paths or not all(path.is_file() for path in paths):
         print(__doc__, file=sys.stderr)
         return 2
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    if len(read) == 1:
-        print(summary(read[0]))
-    else:
-        print(side_by_side({results["model"]: results for results in read}))
+    try:
+        runs = read(paths)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(side_by_side(runs) if len(runs) > 1 else summary(*runs.values()))
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from itertools import pairwise
 
 from samplers.errors import finite, pair
 from samplers.schedule import NoiseSchedule
@@ -46,10 +45,9 @@ def bell(schedule: NoiseSchedule, scale: float) -> Rate:
 
 def mean_bell(schedule: NoiseSchedule) -> float:
     """Return the mean of `bell` at λ_cfg = 1 over its own 50 steps: 12.0 for Stable Diffusion."""
-    skip = schedule.num_timesteps // REFERENCE_STEPS
+    weight, skip = bell(schedule, 1.0), schedule.num_timesteps // REFERENCE_STEPS
     levels = [schedule.sigma(i * skip + 1) for i in range(REFERENCE_STEPS)]
-    steps = pairwise([schedule.sigma_min / skip, *levels])
-    return sum(1 / (1 - arrival / sigma) for arrival, sigma in steps) / REFERENCE_STEPS
+    return sum(map(weight, levels)) / len(levels)
 
 
 def rising(schedule: NoiseSchedule, omega: float) -> Rate:

@@ -20,8 +20,12 @@ def generators_of(latents: torch.Tensor) -> list[torch.Generator]:
     the same latent gives the same image in every batch and every host. Waits for the device, once.
     """
     rows = latents.detach().to("cpu", torch.float32).contiguous().numpy()
-    digests = (hashlib.sha256(row.tobytes()).digest() for row in rows)
-    return generators(int.from_bytes(digest[:7], "little") for digest in digests)
+    return generators(seed_of(row.tobytes()) for row in rows)
+
+
+def seed_of(content: bytes) -> int:
+    """Return a generator's seed that follows from some bytes, below 2^56."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:7], "little")
 
 
 def standard_normal(
@@ -42,4 +46,4 @@ def standard_normal(
     noise = torch.empty(tuple(shape), dtype=torch.float32, device=place, pin_memory=pinned)
     for row, generator in zip(noise, sources, strict=True):
         row.normal_(generator=generator)
-    return noise.to(device, non_blocking=True).to(dtype)
+    return noise.to(device, non_blocking=pinned).to(dtype)

@@ -108,7 +108,7 @@ def exp2m_cfgpp(
 def exp2m_few(
     lam: Sequence[float], order: int = 2, eta: float = 0.5, history: float = 0.5
 ) -> Iterator[Stage]:
-    """Half of the noise, for eight steps or so: more cannot be removed again in so few."""
+    """Half of the noise, for fewer than ten evaluations: more cannot be removed in so few."""
     return exp2m(lam, order, eta, history=history)
 
 

@@ -22,6 +22,7 @@ def results(model: str, **words: str) -> dict:
         "stamp": f"stand-in {model}: not SD numbers",
         "focus": "ours",
         "nfe": 20,
+        "noise": "prompt and seed",
         "prompt_count": 7,
         "seeds": [0, 1],
         "front": {"clip": front(-1), "fid": front(1)},

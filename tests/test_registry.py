@@ -45,11 +45,11 @@ def test_recipes_describe_themselves():
 
 
 def test_few_evaluations_are_told_the_sampler_for_them(schedule, caplog):
-    compile_plan("exp2m_cfg++", schedule, 12)
+    compile_plan("exp2m_cfg++", schedule, 10)
     assert not caplog.records
-    compile_plan("exp2m_cfg++", schedule, 11)
+    compile_plan("exp2m_cfg++", schedule, 9)
     (record,) = caplog.records
-    assert "exp2m_cfg++: 11 evaluations are few for it; exp2m_cfg++_few" in record.getMessage()
+    assert "exp2m_cfg++: 9 evaluations are few for it; exp2m_cfg++_few" in record.getMessage()
 
 
 def test_inversions_are_no_samplers():
