@@ -38,6 +38,11 @@ def test_a_sentence_counts_every_verdict():
     )
 
 
+def test_a_run_of_shared_start_noise_is_told_from_others():
+    old = results("m", a="better") | {"noise": None}
+    assert sentence(old).endswith("(all prompts of a seed shared their start noise).")
+
+
 def test_the_table_has_every_arm_of_every_model():
     text = claim({"m": results("m", a="better"), "n": results("n", a="worse", b="better")})
     (a,) = [line for line in text.splitlines() if line.startswith("| `a`")]

@@ -12,7 +12,7 @@ from synthetic_run import extractor, make_reference
 
 from eval import curve as curves
 from eval import score
-from eval.folder import read_json
+from eval.folder import read_json, write_json
 
 
 @pytest.fixture
@@ -102,6 +102,14 @@ def test_an_arm_that_cannot_spend_an_nfe_is_named(run, monkeypatch):
     assert [p["arm"] for p in found["points"] if p["nfe"] == 3] == ["ddim"]
     assert "left out: dpm++_2s_a at NFE 3: an odd number" in curves.text(found)
     assert curve(run, 4)["skipped"] == found["skipped"]  # what is not asked for again stays
+
+
+def test_a_run_of_shared_start_noise_is_refused(run):
+    config = read_json(run / "config.json")
+    del config["noise"]
+    write_json(run / "config.json", config)
+    with pytest.raises(ValueError, match="all prompts of a seed shared their start noise"):
+        curve(run, 2)
 
 
 def test_other_settings_are_refused(run):

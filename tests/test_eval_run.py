@@ -136,6 +136,16 @@ def test_every_pinned_field_is_compared(folder):
             draw(request(folder, arms="ddim@3"))
 
 
+def test_a_folder_of_shared_start_noise_is_refused_in_plain_words(folder):
+    outcome, _ = draw(request(folder, arms="ddim@3"))
+    path = outcome.folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["noise"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"all prompts of a seed shared .*; give another --out$"):
+        draw(request(folder, arms="ddim@3"))
+
+
 def test_arms_and_scales_join_a_run_and_equal_one_that_had_them_at_once(folder):
     draw(request(folder, arms="ddim@w3,ddim_cfg++@0.6", out=folder / "grown"))
     grown, double = draw(request(folder, out=folder / "grown"))  # ddim@w7.5 is new
