@@ -61,7 +61,7 @@ def figure(change: FeatureChange, timesteps: Sequence[float], heading: str, file
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="as for python -m eval run")
-    parser.add_argument("--method", default="exp2m_cfg++", help="default exp2m_cfg++")
+    parser.add_argument("--method", default="dpm2m", help="default dpm2m")
     parser.add_argument("--omega", type=float, default=2.5, help="CFG units (default 2.5)")
     parser.add_argument("--nfe", type=int, default=20)
     parser.add_argument("--keys", type=int, default=10, help="how many to choose (default 10)")
