@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from eval.figures import FONT, interval_of, legend_below, line, settings, spread
 from eval.pick import by_arm
@@ -23,6 +23,8 @@ BURN = (
     ("latent_std", "standard deviation of latents", 1),
 )  # fmt: skip
 
+WIDE = 8  # FID spans more where a sampler falls apart
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -30,11 +32,13 @@ class Panel:
 
     points  arm → (x, y, 95 % interval of y or None, whether all images are valid)
     level   what the reference has, drawn as a line
+    wide    values span so much that only a logarithmic axis shows all of them
     """
 
     label: str
     points: dict[str, list[tuple[float, float, tuple[float, float] | None, bool]]]
     level: float | None = None
+    wide: bool = False
 
 
 def panels(
@@ -60,7 +64,9 @@ def panels(
             for arm, own in cells.items()
         }
         if any(points.values()):
-            found.append(Panel(label, points, (levels or {}).get(name)))
+            values = [point[1] for own in points.values() for point in own]
+            wide = name == "fid" and min(values) > 0 and max(values) > WIDE * min(values)
+            found.append(Panel(label, points, (levels or {}).get(name), wide))
     return found
 
 
@@ -134,4 +140,9 @@ def _draw_one(axes: Axes, panel: Panel, style: Mapping[str, dict]) -> None:
             "reference", (1, panel.level), (0, 3), xycoords=("axes fraction", "data"),
             ha="right", textcoords="offset points", fontsize=FONT - 1, color=INK,
         )  # fmt: skip
+    if panel.wide:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.15)

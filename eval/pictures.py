@@ -97,7 +97,8 @@ def sheet(results: dict, config: dict, folder: Path, path: Path) -> Path:
     """Write a PNG of prompts × arms at one strength, every row from the same start noise."""
     cells, prompts, seed = columns(results), config["prompts"], config["seeds"][0]
     chosen = spread(prompts)
-    text_width, head, gap = 250, 62, 4
+    heads = [f"{_broken(cell['arm'])}\nω = {cell['omega']:g}" for cell in cells]
+    text_width, gap, head = 250, 4, 28 + 16 * max(text.count("\n") for text in heads)
     width = text_width + len(cells) * (TILE + gap)
     height = head + len(chosen) * (TILE + gap) + 24
     paper = Image.new("RGB", (width, height), "white")
@@ -106,9 +107,7 @@ def sheet(results: dict, config: dict, folder: Path, path: Path) -> Path:
     pen.text((8, 8), "same prompt and seed in a row", "#444444", small)
     for c, cell in enumerate(cells):
         colour = FOCUS_COLOUR if cell["arm"] == results["focus"] else "#222222"
-        name = cell["arm"].replace("_cfg++", "\n_cfg++", 1).replace("[", "\n[", 1)
-        place = (text_width + c * (TILE + gap) + 2, 6)
-        pen.text(place, f"{name}\nω = {cell['omega']:g}", colour, small)
+        pen.text((text_width + c * (TILE + gap) + 2, 6), heads[c], colour, small)
     for r, p in enumerate(chosen):
         top = head + r * (TILE + gap)
         lines = textwrap.wrap(prompts[p], 30)[:6]
@@ -120,3 +119,8 @@ def sheet(results: dict, config: dict, folder: Path, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     paper.save(path)
     return path
+
+
+def _broken(arm: str) -> str:
+    """Break an arm's name into lines that fit over a picture."""
+    return arm.replace("_cfg++", "\n_cfg++", 1).replace("[", "\n[", 1)
