@@ -14,6 +14,7 @@ from eval.__main__ import main
 from eval.arms import parse_arms, with_approximations
 from eval.config import Request
 from eval.images import to_uint8
+from eval.prompts import noise_seed
 from eval.run import run
 from pipelines.approximate import approximated
 from pipelines.approximation import parse
@@ -211,7 +212,7 @@ def test_a_run_draws_the_approximation_and_says_what_it_is(tmp_path):
     assert near["approximation"] == {"name": "cache[keys=uniform:2,depth=1]", **told}
     model = standin()
     ready = approximated(model, plan_of(model, nfe=4), parse("cache"))
-    expected = to_uint8(ready.generate(PROMPTS, [100, 100])[1])
+    expected = to_uint8(ready.generate(PROMPTS, [noise_seed(p, 100) for p in PROMPTS])[1])
     file = tmp_path / "run" / "images" / near["key"] / "001_100.png"
     gap = np.asarray(Image.open(file)).astype(int) - expected[1]
     assert abs(gap).max() <= 1
