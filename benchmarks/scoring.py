@@ -1,7 +1,7 @@
 """Measure what scoring costs beside the bare extraction of features.
 
-    python -m benchmarks.scoring
-    python -m benchmarks.scoring --images 1000 --repeats 3
+    OMP_NUM_THREADS=1 python -m benchmarks.scoring
+    OMP_NUM_THREADS=1 python -m benchmarks.scoring --images 1000 --repeats 3
 
 Bare extraction: read the PNG files with Pillow and run the networks on them (the stand-ins' scorer
 and exact checker), in batches of 128. Scoring: `eval.score.score` on the same files without any
@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -88,6 +89,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="(default 1000)")
     parser.add_argument("--repeats", type=int, default=3, help="(default 3)")
     args = parser.parse_args()
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        parser.error("set OMP_NUM_THREADS=1: BLAS threads that wait would count as work")
     torch.set_num_threads(1)
     extractor, _ = extractor_for(None, standin=True, fid=True)
     with tempfile.TemporaryDirectory() as place:
