@@ -68,7 +68,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--seeds",
         dest="seeds",
         default="42",
-        help="42, 42-45 or 1,5; a number of a run's PNG: its `noise`",
+        help="42, 42-45 or 1,5; a picture of a run: the number `noise` in its PNG",
     )
     draw.add_argument("--batch", type=int, help="images at once (default 50 on stand-ins, else 8)")
     draw.add_argument("--checkpoint", type=Path, help="distilled UNet, for ..._lightning methods")
