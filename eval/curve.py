@@ -18,7 +18,7 @@ from pathlib import Path
 from eval import models
 from eval.arms import parse_arms
 from eval.drawers import drawer
-from eval.folder import read_json, write_json
+from eval.folder import SHARED_NOISE, read_json, write_json
 from eval.images import write_atomic
 from eval.run import Request, run
 from eval.score import read_config, score, stamp
@@ -62,10 +62,7 @@ def curve(
     folder = Path(folder)
     config = read_config(folder)
     if "noise" not in config:
-        raise ValueError(
-            f"{folder} was drawn by an earlier version, in which all prompts of a seed shared "
-            "their start noise; run it again into another folder first"
-        )
+        raise ValueError(f"{folder} was {SHARED_NOISE}; run it again into another folder first")
     if omega is None:
         known = sorted({entry["omega"] for entry in config["arms"]})
         omega = known[len(known) // 2]

@@ -19,7 +19,7 @@ from eval.cells import Cell, by_prompt, measure, notes
 from eval.compare import comparisons
 from eval.extractor import Extractor, extractor_for
 from eval.features import extract
-from eval.folder import read_json
+from eval.folder import SHARED_NOISE, read_json
 from eval.images import write_atomic
 from eval.progress import Progress
 from eval.reference_set import Reference
@@ -134,8 +134,7 @@ def _doubts(config: dict) -> list[str]:
         )
     if "noise" not in config:
         doubts.append(
-            "drawn by an earlier version, which gave all prompts of a seed the same start noise: "
-            "intervals do not cover that draw; run it again into another folder"
+            f"{SHARED_NOISE}: intervals do not cover that draw; run it again into another folder"
         )
     return doubts
 
