@@ -32,6 +32,7 @@ def compile_plan(
     grid: str | Grid | Sequence[float] | None = None,
     shape: str | None = None,
     interval: tuple[float, float] | None = None,
+    kick: float | None = None,
     preset: str | Path | Preset | None = None,
     **options: object,
 ) -> Plan:
@@ -42,8 +43,11 @@ def compile_plan(
               steps for a kick, the mean over CFG++'s 50 reference steps for the bell (so the same
               at any nfe); or a function σ → ω, the guidance rate itself
     grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
-    shape     of the rate ω(σ): "constant", "bell" or "rising" (not for kicks)
-    interval  (low, high]: guide only for σ inside, the conditional model outside (not for kicks)
+    shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
+    interval  (low, high]: guide only for σ inside, the conditional model outside
+    kick      the most that one step may add of Δ, ω·(1 − e^{−ρh}): where ω(σ) asks for more, it is
+              lowered, though not below 1; inf for no bound
+              (shape, interval and kick are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
 
@@ -56,12 +60,13 @@ def compile_plan(
     _check_options(recipe, options)
     if recipe.few and nfe < FEW:
         logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
-    said = {k: v for k, v in {"shape": shape, "interval": interval, **options}.items() if v}
+    guided = {"shape": shape, "interval": interval, "kick": kick}
+    said = {k: v for k, v in {**guided, **options}.items() if v is not None}
     if isinstance(grid, str):
         said["grid"] = grid
     if preset is not None:
         chosen = find_preset(preset)
-        chosen.check_use(name, nfe, {"grid": grid, "shape": shape, "interval": interval, **options})
+        chosen.check_use(name, nfe, {"grid": grid, **guided, **options})
         recipe = replace(recipe, solver=chosen.stages, order=1)
         grid, shape, options, said = chosen.levels, chosen.rate, {}, {"preset": str(preset)}
     levels = make_grid(recipe.grid if grid is None else grid, schedule, recipe.steps(nfe))
@@ -69,8 +74,11 @@ def compile_plan(
     budget = {"nfe": nfe} if recipe.own_midpoints else {}
     stages = list(recipe.solver(lam, **budget, **options))
     is_kick = recipe.strength.endswith("kick")
-    if is_kick and (shape or interval or callable(omega)):
-        raise ValueError(f"sampler {name!r} adds a kick per step; it takes no shape of ω(σ)")
+    if is_kick and (callable(omega) or any(value is not None for value in guided.values())):
+        raise ValueError(
+            f"sampler {name!r} adds a kick per step; it takes no shape, interval or kick, and no "
+            "function as omega"
+        )
 
     def build(strength: float) -> tuple[Row, ...]:
         return tuple(_kicked(recipe, schedule, stages, strength))
@@ -85,7 +93,7 @@ def compile_plan(
         scale, rate = _rate(recipe, schedule, scale, omega, shape)
         if interval is not None:
             rate = guidance.within(rate, *pair("interval", interval))
-        rows = tuple(_rated(recipe, schedule, stages, rate))
+        rows = tuple(_rated(recipe, schedule, stages, rate, _largest_kick(recipe, kick, preset)))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
@@ -132,6 +140,7 @@ def _rate(
     mean = guidance.mean_bell(schedule)
     shapes = {
         "constant": guidance.constant,
+        "late": lambda w: guidance.late(schedule, w),
         "rising": lambda w: guidance.rising(schedule, w),
         "bell": lambda w: guidance.bell(schedule, w / mean),
     }
@@ -142,6 +151,15 @@ def _rate(
         scale = finite("omega", omega) / unit
     scale = recipe.scale if scale is None else finite("scale", scale)
     return scale, make(scale * unit)
+
+
+def _largest_kick(recipe: Recipe, kick: float | None, preset: object) -> float:
+    """Return the caller's bound, or the recipe's; a preset holds its weights, and needs none."""
+    if kick is None:
+        return inf if recipe.kick is None or preset is not None else recipe.kick
+    if not kick > 0:
+        raise ValueError(f"kick is {kick!r}; it must be a number above 0, or inf for no bound")
+    return float(kick)
 
 
 def _timestep(recipe: Recipe, schedule: NoiseSchedule, sigma: float) -> float:
@@ -156,10 +174,16 @@ def _update(move: Move, delta: tuple[float, ...]) -> Update:
 
 
 def _rated(
-    recipe: Recipe, schedule: NoiseSchedule, stages: list[Stage], rate: Rate
+    recipe: Recipe, schedule: NoiseSchedule, stages: list[Stage], rate: Rate, kick: float
 ) -> Iterator[Row]:
     """Integrate D_u + ω(σ)·Δ: each weight on D also weighs Δ, with the ω of that evaluation."""
-    weights = [finite("omega(sigma)", rate(exp(-stage.at))) for stage in stages]
+
+    def weight(stage: Stage) -> float:
+        omega = finite("omega(sigma)", rate(exp(-stage.at)))
+        move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
+        return guidance.bounded(omega, sum(move.gains), kick) if kick < inf else omega
+
+    weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):
 
         def guided(move: Move, i: int = i) -> Update:

@@ -56,10 +56,31 @@ def rising(schedule: NoiseSchedule, omega: float) -> Rate:
     return lambda sigma: 2 * omega * (1 - schedule.timestep(sigma) / last)
 
 
+def late(schedule: NoiseSchedule, omega: float) -> Rate:
+    """Half of ω − 1 at every noise level, the other half late, as the cube of the time gone.
+
+    ω(t) = 1 + (ω − 1)·(1/2 + 2·(1 − t/T)³): from (ω + 1)/2 at σ_max to 1 + 5/2·(ω − 1) at t = 0,
+    with mean ω over t. At high noise guidance chooses among compositions and makes them alike; at
+    low noise it makes the one at hand fit the caption (docs/ablations.md). Unlike `rising` it is
+    never below the conditional model's own 1, unless ω is: then it is constant.
+    """
+    extra, last = max(0.0, omega - 1), schedule.num_timesteps - 1
+    return lambda sigma: omega - extra / 2 + 2 * extra * (1 - schedule.timestep(sigma) / last) ** 3
+
+
 def within(rate: Rate, low: float, high: float) -> Rate:
     """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724)."""
     low, high = pair("guidance interval", (low, high))
     return lambda sigma: rate(sigma) if low < sigma <= high else 1.0
+
+
+def bounded(omega: float, gain: float, kick: float) -> float:
+    """Return ω, lowered so that the step's kick ω·gain is at most `kick`, but not below 1.
+
+    gain  what the step takes of D, 1 − e^{−ρh}: ω·gain is CFG++'s λ of this one step. Guidance that
+          moves the estimate too far in one step overshoots in the next, and burns the image.
+    """
+    return min(omega, max(1.0, kick / gain))
 
 
 def read_cfg_guidance(value: float) -> dict[str, float]:

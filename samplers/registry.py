@@ -19,11 +19,12 @@ class Recipe:
     """What a name stands for.
 
     order      of the solver; for a kick it holds for D_u alone, since a kick has no limit
-    strength   "constant", "bell" and "rising" are rates ω(σ); "kick" adds λ_cfg·Δ at every step,
+    strength   "constant", "bell", "late" and "rising" are rates ω(σ); "kick" adds λ_cfg·Δ per step,
                "leaky_kick" as CFGpp's SD file does, where guidance leaks into 2M's history
     timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
                or the one "after" it (CFGpp's shifted table)
     shape      of the rate ω(σ) where it is not that of `strength`, which then sets the scale's unit
+    kick       the most that one step may add of Δ (`compile_plan`); None for no bound
     few        the sampler that is meant for fewer evaluations than this one can do with
     start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve") of noise z; or a "clean" latent
                itself, which an inversion takes up to noise
@@ -39,11 +40,12 @@ class Recipe:
     timesteps: str = "exact"
     start: str = "vp"
     shape: str | None = None
+    kick: float | None = None
     few: str | None = None
 
     @property
     def guidance(self) -> str:
-        return "cfg" if self.strength in ("constant", "rising") else "cfg++"
+        return "cfg" if self.strength in ("constant", "late", "rising") else "cfg++"
 
     @property
     def options(self) -> dict[str, object]:
@@ -145,7 +147,7 @@ def _register_all() -> None:
     for recipe in (
         # the sampler that this project exists for
         Recipe("exp2m_cfg++", exp2m_cfgpp, "karras", "bell", 1, "docs/method.md", 0.6,
-               shape="constant", few="exp2m_cfg++_few"),
+               shape="late", kick=2.0, few="exp2m_cfg++_few"),
         Recipe("exp2m_cfg++_few", exp2m_few, "ays_sd15", "bell", 1, "docs/ablations.md", 0.6,
                shape="constant"),
         # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 
@@ -46,6 +47,45 @@ def test_rising_has_the_stated_mean_over_time(schedule):
     assert values[0] == pytest.approx(15) and values[-1] == pytest.approx(0)
 
 
+def test_late_rises_and_has_the_stated_mean(schedule):
+    weight = guidance.late(schedule, 2.5)
+    values = [weight(schedule.sigma(t)) for t in range(1000)]
+    assert sum(values) / 1000 == pytest.approx(2.5, rel=1e-3)
+    assert values[0] == pytest.approx(1 + 2.5 * 1.5) and values[-1] == pytest.approx(1.75)
+    assert all(a > b for a, b in pairwise(values))
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.5, 1.0])
+def test_late_is_constant_where_there_is_nothing_to_add_to_the_conditional_model(omega, schedule):
+    assert {guidance.late(schedule, omega)(s) for s in (0.05, 1.0, 14.0)} == {omega}
+
+
+def test_bounded_keeps_weak_guidance_and_never_falls_below_the_conditional_model():
+    assert guidance.bounded(2.0, 0.5, 2.0) == 2.0
+    assert guidance.bounded(8.0, 0.5, 2.0) == 4.0
+    assert guidance.bounded(8.0, 1.0, 0.3) == 1.0
+    assert guidance.bounded(0.4, 1.0, 0.3) == 0.4
+
+
+@pytest.mark.parametrize("name", ["dpm2m", "dpm2s", "unipc", "exp2m_cfg++"])
+def test_no_step_kicks_harder_than_it_may(name, schedule):
+    """ω·(1 − e^{−ρh}), what CFG++ calls λ, per step; a finer grid is not touched."""
+    free, held = (compile_plan(name, schedule, 10, omega=9, shape="constant", kick=k)
+                  for k in (inf, 1.5))  # fmt: skip
+    for a, b in zip(free, held, strict=True):
+        gain = sum(a.carry.uncond) or sum(a.probe.uncond)
+        assert b.weight == pytest.approx(max(1.0, min(9.0, 1.5 / gain)))
+    assert any(row.weight < 9 for row in held) and {row.weight for row in free} == {9.0}
+    fine = compile_plan(name, schedule, 400, omega=9, shape="constant", kick=1.5)
+    assert sum(row.weight == 9 for row in fine) > 300
+
+
+@pytest.mark.parametrize("kick", [0, -1, float("nan")])
+def test_a_bound_that_is_none_is_refused(kick, schedule):
+    with pytest.raises(ValueError, match=r"kick is .*; it must be a number above 0, or inf"):
+        compile_plan("dpm2m", schedule, 5, kick=kick)
+
+
 def test_interval_is_open_below_and_closed_above(schedule):
     weight = guidance.within(guidance.constant(7.5), 0.28, 5.42)
     assert [weight(s) for s in (0.1, 0.28, 0.281, 5.42, 5.43)] == [1, 1, 7.5, 7.5, 1]
@@ -57,7 +97,7 @@ def test_plan_guides_inside_its_interval_only(schedule):
         assert row.weight == (7.5 if 0.28 < row.sigma <= 5.42 else 1.0)
 
 
-@pytest.mark.parametrize("shape", ["constant", "bell", "rising"])
+@pytest.mark.parametrize("shape", ["constant", "bell", "late", "rising"])
 def test_shape_changes_the_weights_and_keeps_the_strength(shape, schedule):
     plan = compile_plan("ddim", schedule, 50, omega=7.5, shape=shape)
     weights = [row.weight for row in plan]
@@ -67,9 +107,10 @@ def test_shape_changes_the_weights_and_keeps_the_strength(shape, schedule):
         assert sum(weights) / 50 == pytest.approx(7.5, rel=0.03)
 
 
-@pytest.mark.parametrize("shape", ["constant", "rising"])
+@pytest.mark.parametrize("shape", ["constant", "late", "rising"])
 def test_bell_samplers_take_other_shapes_at_the_same_mean(shape, schedule):
-    plan = compile_plan("exp2m_cfg++", schedule, 50, omega=7.5, shape=shape, grid="leading")
+    free = {"grid": "leading", "kick": inf}
+    plan = compile_plan("exp2m_cfg++", schedule, 50, omega=7.5, shape=shape, **free)
     assert sum(row.weight for row in plan) / 50 == pytest.approx(7.5, rel=0.03)
 
 
@@ -86,10 +127,13 @@ def test_kick_adds_scale_times_delta_once_per_step(name, schedule):
 
 @pytest.mark.parametrize("name", KICKS)
 @pytest.mark.parametrize(
-    "option", [{"shape": "bell"}, {"interval": (0.1, 2.0)}, {"omega": lambda sigma: 2.0}]
+    "option",
+    [{"shape": "bell"}, {"interval": (0.1, 2.0)}, {"kick": 2.0}, {"omega": lambda sigma: 2.0}],
 )
 def test_kick_refuses_a_rate(name, option, schedule):
-    with pytest.raises(ValueError, match=r"adds a kick per step; it takes no shape of ω\(σ\)"):
+    with pytest.raises(
+        ValueError, match="adds a kick per step; it takes no shape, interval or kick"
+    ):
         compile_plan(name, schedule, 5, **option)
 
 
@@ -102,5 +146,5 @@ def test_defaults_are_the_recipes_own(schedule):
 @pytest.mark.parametrize("shape", ["constant", "bell"])
 def test_every_shape_has_the_strength_asked_for(schedule, name, shape):
     """Over the reference grid, 50 leading steps, the mean weight is omega for every shape."""
-    plan = compile_plan(name, schedule, 50, omega=5.0, shape=shape, grid="leading")
+    plan = compile_plan(name, schedule, 50, omega=5.0, shape=shape, grid="leading", kick=inf)
     assert sum(row.weight for row in plan) / 50 == pytest.approx(5.0)

@@ -200,9 +200,12 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
         if shape == "constant":
             row.append("cfg_guidance")
         else:
-            rates = {"bell": guidance.bell, "rising": guidance.rising}
+            rates = {"bell": guidance.bell, "late": guidance.late, "rising": guidance.rising}
             tail.append(f"omega = {parts.add(rates[shape], {})}(schedule, cfg_guidance)")
             row.append("omega(sigma)")
+        if recipe.kick is not None:
+            bound = parts.add(guidance.bounded, {"kick": recipe.kick})
+            row[-1] = f"{bound}({row[-1]}, sum(carry.gains))"
     row += ["carry", *["probe"] * any(r.probe for r in _plan(recipe))]
     listed = textwrap.wrap(f"return [({', '.join(row)})", 90, subsequent_indent=" " * 9)
     tail += [*listed, f"        for sigma, carry, probe in {stages}]"]
