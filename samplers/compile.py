@@ -45,8 +45,8 @@ def compile_plan(
     grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
-    kick      the most that one step may add of Δ, ω·(1 − e^{−ρh}): where ω(σ) asks for more, it is
-              lowered, though not below 1; inf for no bound
+    kick      bounds the shape: where ω(σ) is above the constant ω, what one step adds of Δ,
+              ω(σ)·(1 − e^{−ρh}), is at most this; inf for no bound
               (shape, interval and kick are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
@@ -90,10 +90,11 @@ def compile_plan(
             scale = finite("omega", omega) / unit
         rows = build(scale)
     else:
-        scale, rate = _rate(recipe, schedule, scale, omega, shape)
+        scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
         if interval is not None:
             rate = guidance.within(rate, *pair("interval", interval))
-        rows = tuple(_rated(recipe, schedule, stages, rate, _largest_kick(recipe, kick, preset)))
+        largest = _largest_kick(recipe, kick, preset)
+        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
@@ -133,10 +134,13 @@ def _rate(
     scale: float | None,
     omega: float | Rate | None,
     shape: str | Callable[[float], Rate] | None,
-) -> tuple[float, Rate]:
-    """Return the scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
+) -> tuple[float, float, Rate]:
+    """Return scale, constant ω and ω(σ) from whichever of scale, omega and shape the caller gave.
+
+    A rate that is the caller's own is measured against ω = 1.
+    """
     if callable(omega):
-        return 1.0, omega
+        return 1.0, 1.0, omega
     mean = guidance.mean_bell(schedule)
     shapes = {
         "constant": guidance.constant,
@@ -150,7 +154,7 @@ def _rate(
     if omega is not None:
         scale = finite("omega", omega) / unit
     scale = recipe.scale if scale is None else finite("scale", scale)
-    return scale, make(scale * unit)
+    return scale, scale * unit, make(scale * unit)
 
 
 def _largest_kick(recipe: Recipe, kick: float | None, preset: object) -> float:
@@ -174,14 +178,19 @@ def _update(move: Move, delta: tuple[float, ...]) -> Update:
 
 
 def _rated(
-    recipe: Recipe, schedule: NoiseSchedule, stages: list[Stage], rate: Rate, kick: float
+    recipe: Recipe,
+    schedule: NoiseSchedule,
+    stages: list[Stage],
+    rate: Rate,
+    constant: float,
+    kick: float,
 ) -> Iterator[Row]:
     """Integrate D_u + ω(σ)·Δ: each weight on D also weighs Δ, with the ω of that evaluation."""
 
     def weight(stage: Stage) -> float:
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
-        return guidance.bounded(omega, sum(move.gains), kick) if kick < inf else omega
+        return guidance.bounded(omega, constant, sum(move.gains), kick)
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):

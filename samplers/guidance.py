@@ -74,13 +74,14 @@ def within(rate: Rate, low: float, high: float) -> Rate:
     return lambda sigma: rate(sigma) if low < sigma <= high else 1.0
 
 
-def bounded(omega: float, gain: float, kick: float) -> float:
-    """Return ω, lowered so that the step's kick ω·gain is at most `kick`, but not below 1.
+def bounded(omega: float, constant: float, gain: float, kick: float) -> float:
+    """Return ω(σ) of a step, where it exceeds a `constant` ω no more than the step can bear.
 
-    gain  what the step takes of D, 1 − e^{−ρh}: ω·gain is CFG++'s λ of this one step. Guidance that
-          moves the estimate too far in one step overshoots in the next, and burns the image.
+    gain  what the step takes of D, 1 − e^{−ρh}: ω·gain is CFG++'s λ of this one step
+    kick  the largest such λ that a shape of ω(σ) may lead to. Guidance that moves the estimate too
+          far in one step overshoots in the next, and burns the image (docs/ablations.md).
     """
-    return min(omega, max(1.0, kick / gain))
+    return min(omega, max(constant, kick / gain))
 
 
 def read_cfg_guidance(value: float) -> dict[str, float]:

@@ -60,24 +60,36 @@ def test_late_is_constant_where_there_is_nothing_to_add_to_the_conditional_model
     assert {guidance.late(schedule, omega)(s) for s in (0.05, 1.0, 14.0)} == {omega}
 
 
-def test_bounded_keeps_weak_guidance_and_never_falls_below_the_conditional_model():
-    assert guidance.bounded(2.0, 0.5, 2.0) == 2.0
-    assert guidance.bounded(8.0, 0.5, 2.0) == 4.0
-    assert guidance.bounded(8.0, 1.0, 0.3) == 1.0
-    assert guidance.bounded(0.4, 1.0, 0.3) == 0.4
+def test_bounded_lowers_what_exceeds_the_constant_and_nothing_else():
+    assert guidance.bounded(3.0, 2.0, 0.5, 2.0) == 3.0  # a kick of 1.5
+    assert guidance.bounded(8.0, 2.0, 0.5, 2.0) == 4.0
+    assert guidance.bounded(8.0, 5.0, 0.5, 2.0) == 5.0
+    assert guidance.bounded(4.0, 5.0, 0.5, 1.0) == 4.0
 
 
+@pytest.mark.parametrize("omega", [2.0, 9.0])
 @pytest.mark.parametrize("name", ["dpm2m", "dpm2s", "unipc", "exp2m_cfg++"])
-def test_no_step_kicks_harder_than_it_may(name, schedule):
-    """ω·(1 − e^{−ρh}), what CFG++ calls λ, per step; a finer grid is not touched."""
-    free, held = (compile_plan(name, schedule, 10, omega=9, shape="constant", kick=k)
-                  for k in (inf, 1.5))  # fmt: skip
+def test_no_step_kicks_harder_than_it_may(name, omega, schedule):
+    """ω·(1 − e^{−ρh}), what CFG++ calls λ, per step; what is asked for as constant stays."""
+    free, held = (
+        compile_plan(name, schedule, 10, omega=omega, shape="late", kick=kick)
+        for kick in (inf, 1.5)
+    )
     for a, b in zip(free, held, strict=True):
         gain = sum(a.carry.uncond) or sum(a.probe.uncond)
-        assert b.weight == pytest.approx(max(1.0, min(9.0, 1.5 / gain)))
-    assert any(row.weight < 9 for row in held) and {row.weight for row in free} == {9.0}
-    fine = compile_plan(name, schedule, 400, omega=9, shape="constant", kick=1.5)
-    assert sum(row.weight == 9 for row in fine) > 300
+        assert b.weight == pytest.approx(min(a.weight, max(omega, 1.5 / gain)))
+    assert any(a.weight > b.weight for a, b in zip(free, held, strict=True))
+    constant = compile_plan(name, schedule, 10, omega=omega, shape="constant", kick=1.5)
+    assert {row.weight for row in constant} == {omega}
+
+
+def test_a_fine_grid_is_not_bounded(schedule):
+    """So the guided equation, and the order in which it is solved, stay what they are."""
+    free, held = (
+        compile_plan("exp2m_cfg++", schedule, 400, omega=3, grid="uniform", eta=0.0, kick=kick)
+        for kick in (inf, 2.0)
+    )
+    assert free.rows[:-1] == held.rows[:-1]  # the last step, to 0, takes all of D
 
 
 @pytest.mark.parametrize("kick", [0, -1, float("nan")])
