@@ -79,7 +79,7 @@ class BaseDDIMCFGpp(SDXL):
     """exp2m_cfg++: a multistep exponential integrator of the CFG++-guided reverse SDE.
 
     Per network call, with x = z/α, σ = √((1 − ᾱ)/ᾱ), λ = −ln σ and g twice the step in λ:
-    D = D_u + ω·(D_c − D_u),
+    D = D_u + ω(σ)·(D_c − D_u), with an ω that grows as the noise falls,
     x' = e^{−g}·x + (1 − e^{−g})·D + ½·(g − 1 + e^{−g})/g_prev·(D − D_prev) + σ'·√(1 − e^{−g})·z.
     """
 

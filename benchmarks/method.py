@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 
 import torch
@@ -81,15 +82,20 @@ def draw_weights(axes: tuple[Axes, Axes]) -> None:
         axes[0].plot(*weights(compile_plan("ddim_cfg++", SCHEDULE, n, scale=LAMBDA)), "o-",
                      color=colour, ms=3, label=f"CFG++ kick, NFE {n}")  # fmt: skip
         axes[1].plot(*weights(compile_plan("exp2m_cfg++", SCHEDULE, n, scale=LAMBDA,
-                     shape="bell", grid="leading", eta=0.0)), "o-", color=colour, ms=3,
+                     shape="bell", grid="leading", eta=0.0, kick=inf)), "o-", color=colour, ms=3,
                      label=f"bell, NFE {n}")  # fmt: skip
-    shape = {"shape": "constant", "grid": "leading", "eta": 0.0, "omega": 7.2}
-    axes[1].plot(*weights(compile_plan("exp2m_cfg++", SCHEDULE, 50, **shape)), color=OURS,
-                 label="constant")  # fmt: skip
+    for shape, kick, style, label in (
+        ("constant", inf, "k--", "constant"),
+        ("late", inf, "--", "late"),
+        ("late", 2.0, "o-", "late and bounded, NFE 20"),
+    ):
+        plan = compile_plan("exp2m_cfg++", SCHEDULE, 20, scale=LAMBDA, shape=shape, kick=kick)
+        colour = {} if shape == "constant" else {"color": OURS}
+        axes[1].plot(*weights(plan), style, ms=3, label=label, **colour)
     for ax, title in zip(axes, ("λ_cfg·Δ per step", "ω(σ), a rate"), strict=True):
         ax.set(xscale="log", xlabel="noise level σ", title=title, ylabel="weight in CFG units")
         ax.invert_xaxis()
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, fontsize=8)
 
 
 def draw_invariance(axes: Axes, bed: Bed) -> None:
@@ -99,7 +105,7 @@ def draw_invariance(axes: Axes, bed: Bed) -> None:
         ("dpm++_2m_cfg++", COLOURS[1], "2M CFG++ (kick, CFGpp)"),
         ("exp2m_cfg++", OURS, "exp2m_cfg++ (rate)"),
     ):
-        options = {"shape": "bell", "eta": 0.0} if name == "exp2m_cfg++" else {}
+        options = {"shape": "bell", "eta": 0.0, "kick": inf} if name == "exp2m_cfg++" else {}
         found = []
         for nfe in NFES:
             plan = compile_plan(name, SCHEDULE, nfe, scale=0.15, **options)
