@@ -164,8 +164,9 @@ class Bed:
 
 ARMS = (
     "ddim,ddim_cfg++,dpm2m,dpm2m_cfg++,dpm2s,dpm2s_cfg++,dpm3m_sde,dpm3m_sde_cfg++,exp2m_cfg++,"
-    "exp2m_cfg++[eta=0],exp2m_cfg++[eta=0,shape=bell],exp2m_cfg++[shape=bell],"
-    "exp2m_cfg++[history=0],exp2m_cfg++[history=0.25],exp2m_cfg++[history=1]"
+    "exp2m_cfg++[shape=constant],exp2m_cfg++[shape=constant,eta=0],exp2m_cfg++[eta=0,shape=bell],"
+    "exp2m_cfg++[shape=bell],exp2m_cfg++[shape=constant,history=0],"
+    "exp2m_cfg++[shape=constant,history=0.25],exp2m_cfg++[shape=constant,history=1]"
 )
 OMEGAS = (0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 LEVELS = (-1.0, -0.7, -0.5, -0.4, -0.3, -0.2)  # nats

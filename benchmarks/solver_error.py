@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ SOLVERS = {
     "order 2 + corrector": {"order": 2, "corrector": True},
 }
 LIMIT = 160  # evaluations
+# the deterministic form, and CFG++'s own weights: the same equation at every number of steps
+EQUATION = {"eta": 0.0, "shape": "bell", "kick": math.inf}
 
 
 def errors(sd: StableDiffusion, prompts: list[str], nfe: int, omega: float) -> dict[str, dict]:
@@ -38,6 +41,7 @@ def errors(sd: StableDiffusion, prompts: list[str], nfe: int, omega: float) -> d
     seeds = list(range(1000, 1000 + len(prompts)))
 
     def solve(steps: int, grid: str, **options: object):
+        options |= EQUATION
         plan = compile_plan("exp2m_cfg++", sd.schedule, steps, omega=omega, grid=grid, **options)
         return sd.generate(plan, prompts, seeds)[0]
 
