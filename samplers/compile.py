@@ -40,8 +40,8 @@ def compile_plan(
 
     scale     ω for CFG samplers, λ_cfg for CFG++ ones; the recipe's default when left out
     omega     the strength in CFG units instead, for any sampler: ω for CFG, the mean ω over the
-              steps for a kick, the mean over CFG++'s 50 reference steps for the bell (so the same
-              at any nfe); or a function σ → ω, the guidance rate itself
+              steps for a kick, the mean of the shape over CFG++'s 50 reference steps for its rates
+              (so the same at any nfe, but for `kick`); or a function σ → ω, the rate itself
     grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
