@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -161,10 +163,10 @@ def main() -> None:
         picture = args.out.with_suffix(".png")
         head = (
             "# Where guidance pays\n\n"
+            f"    python -m benchmarks.guidance_bands {shlex.join(sys.argv[1:])}\n\n"
             f"`exp2m_cfg++` at NFE {args.nfe}, ω = {args.base:g}, raised to {args.raised:g} in one "
             "band of noise levels at a\ntime; changes with 95 % intervals over prompts. "
-            f"{len(prompts)} development prompts × {len(seeds)} seeds. Written by\n"
-            "`python -m benchmarks.guidance_bands`.\n\n"
+            f"{len(prompts)} development prompts × seeds {args.seeds}.\n\n"
             f"![CLIP gained and FID paid by band]({picture.name})\n\n"
         )
         write_atomic(args.out, (head + page).encode())
