@@ -46,7 +46,8 @@ def compile_plan(
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
     kick      bounds the shape: where ω(σ) is above the constant ω, what one step adds of Δ,
-              ω(σ)·(1 − e^{−ρh}), is at most this; inf for no bound
+              ω(σ)·(1 − e^{−ρh}), is at most this; inf for no bound. The recipe's by default, but
+              none where a preset or a function gives the weights
               (shape, interval and kick are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
@@ -93,7 +94,8 @@ def compile_plan(
         scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
         if interval is not None:
             rate = guidance.within(rate, *pair("interval", interval))
-        largest = _largest_kick(recipe, kick, preset)
+        own = preset is not None or callable(omega)  # weights that are to stay as they are
+        largest = _largest_kick(None if own else recipe.kick, kick)
         rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
@@ -157,11 +159,11 @@ def _rate(
     return scale, scale * unit, make(scale * unit)
 
 
-def _largest_kick(recipe: Recipe, kick: float | None, preset: object) -> float:
-    """Return the caller's bound, or the recipe's; a preset holds its weights, and needs none."""
+def _largest_kick(default: float | None, kick: float | None) -> float:
+    """Return the caller's bound, or the default one, as a number; inf is none."""
     if kick is None:
-        return inf if recipe.kick is None or preset is not None else recipe.kick
-    if not kick > 0:
+        return inf if default is None else default
+    if not isinstance(kick, int | float) or not kick > 0:
         raise ValueError(f"kick is {kick!r}; it must be a number above 0, or inf for no bound")
     return float(kick)
 

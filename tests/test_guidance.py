@@ -83,6 +83,15 @@ def test_no_step_kicks_harder_than_it_may(name, omega, schedule):
     assert {row.weight for row in constant} == {omega}
 
 
+def test_a_rate_of_ones_own_is_bounded_on_request_alone(schedule):
+    plan, held = (
+        compile_plan("exp2m_cfg++", schedule, 8, omega=lambda sigma: 6.0, **kick)
+        for kick in ({}, {"kick": 2.0})
+    )
+    assert {row.weight for row in plan} == {6.0}
+    assert max(row.weight for row in held) < 6.0
+
+
 def test_a_fine_grid_is_not_bounded(schedule):
     """So the guided equation, and the order in which it is solved, stay what they are."""
     free, held = (
@@ -92,7 +101,7 @@ def test_a_fine_grid_is_not_bounded(schedule):
     assert free.rows[:-1] == held.rows[:-1]  # the last step, to 0, takes all of D
 
 
-@pytest.mark.parametrize("kick", [0, -1, float("nan")])
+@pytest.mark.parametrize("kick", [0, -1, float("nan"), "two"])
 def test_a_bound_that_is_none_is_refused(kick, schedule):
     with pytest.raises(ValueError, match=r"kick is .*; it must be a number above 0, or inf"):
         compile_plan("dpm2m", schedule, 5, kick=kick)
