@@ -192,7 +192,8 @@ def _rated(
     def weight(stage: Stage) -> float:
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
-        return guidance.bounded(omega, constant, sum(move.gains), kick)
+        gain = abs(sum(move.gains))  # negative where an inversion runs upwards
+        return guidance.bounded(omega, constant, gain, kick) if gain and kick < inf else omega
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):

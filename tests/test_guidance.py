@@ -92,6 +92,20 @@ def test_a_rate_of_ones_own_is_bounded_on_request_alone(schedule):
     assert max(row.weight for row in held) < 6.0
 
 
+def test_an_inversion_guides_as_the_shape_says_and_is_bounded_as_the_way_down(schedule):
+    """Its steps take a negative share of D: it is the size that counts."""
+    free, held = (
+        compile_plan("ddim_inversion", schedule, 8, omega=5.0, shape="late", **kick)
+        for kick in ({}, {"kick": 1.0})
+    )
+    rate = guidance.late(schedule, 5.0)
+    for a, b in zip(free, held, strict=True):
+        expected = rate(a.sigma)
+        assert a.weight == pytest.approx(expected)
+        gain = abs(sum(a.carry.uncond))
+        assert b.weight == pytest.approx(min(expected, max(5.0, 1.0 / gain)))
+
+
 def test_a_fine_grid_is_not_bounded(schedule):
     """So the guided equation, and the order in which it is solved, stay what they are."""
     free, held = (
