@@ -44,6 +44,20 @@ def test_every_candidate_compiles_to_a_checked_plan(schedule, nfe, seed):
     assert (gaps > 0.99 * space.GAP).all()
 
 
+def test_the_default_is_among_what_a_search_starts_from(schedule):
+    """But for its bound on late guidance, and at one strength: a preset only scales its weights."""
+    ours = compile_plan(NAME, schedule, 8, omega=space.LATE, kick=inf)
+    mean = sum(row.weight for row in ours) / len(ours)
+
+    def numbers(plan):
+        return [x for r in plan for x in (r.sigma, r.weight, r.carry.noise, *r.carry.delta)]
+
+    starts = space.hand_made(NAME, schedule, 8)
+    plans = [compile_plan(NAME, schedule, 8, omega=mean, preset=start) for start in starts]
+    noisy = [numbers(plan) for plan in plans if plan.memory == ours.memory and plan.stochastic]
+    assert sum(one == pytest.approx(numbers(ours), rel=1e-4) for one in noisy) == 1
+
+
 # --- what may be drawn ---------------------------------------------------------------------------
 
 
@@ -125,7 +139,9 @@ def test_loss_bought_with_clip_counts_less(schedule, tmp_path, floor, due):
 
 
 def test_a_budget_that_is_too_small_says_how_much_is_needed(schedule, tmp_path):
-    with pytest.raises(ValueError, match="budget 100 is too small; give 2048 or more"):
+    with pytest.raises(
+        ValueError, match="budget 100 is too small for 64 images per candidate; give 2048"
+    ):
         evolution(tmp_path, schedule, Bowl(TARGET), 100).run([], schedule)
 
 

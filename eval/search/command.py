@@ -13,6 +13,8 @@ from eval.commands import add_command, add_place
 EXAMPLES = """
   # a preset for the stand-in at 10 evaluations; started again, it resumes
   python -m eval search --model standin-sd15 --nfe 10 --budget 6000 --out runs/search-nfe10
+  # with more images per candidate, which tell smaller gains from luck
+  python -m eval search --nfe 10 --budget 24000 --screen 256 --compile --out runs/search-nfe10
   # fit the coefficients to a fine grid's trajectories instead: 256 pairs
   python -m eval search --nfe 8 --mode teacher --budget 256 --out runs/teacher-nfe8
   # Stable Diffusion from a folder, towards a fine grid's solution: no reference images needed
@@ -43,6 +45,12 @@ def add_search(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of the search (default 0)")
     command.add_argument(
+        "--screen",
+        type=int,
+        default=64,
+        help="images per candidate while evolving; half of the budget goes there (default 64)",
+    )
+    command.add_argument(
         "--clip-weight", type=float, default=1.0, help="loss per CLIP point below the floor"
     )
     command.add_argument(
@@ -54,6 +62,7 @@ def add_search(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--sampler", default="exp2m_cfg++", help="default exp2m_cfg++")
     command.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
     command.add_argument("--reference", help="reference statistics (.npz) or image folder")
+    command.add_argument("--compile", action="store_true", help="compile the UNet, as for run")
     add_place(command)
 
 

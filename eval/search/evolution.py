@@ -16,10 +16,10 @@ from eval.search.journal import Journal, key_of
 from eval.search.objectives import Measured, Objective, Planner
 from eval.search.space import child
 from samplers import NoiseSchedule
+from samplers.errors import whole
 from samplers.presets import Preset
 
 PARENTS, CHILDREN = 15, 6
-SCREEN = 64  # images per candidate in the evolution
 KEPT = (8, 4, 2)  # candidates in the rounds of halving
 
 
@@ -28,12 +28,14 @@ class Settings:
     """How long to search, and what CLIP (× 100) is worth.
 
     budget       images in all
+    screen       images per candidate in the evolution
     clip_floor   least CLIP score, where the recipe's own on the same images is not higher
     clip_weight  loss per CLIP point below that
     """
 
     budget: int
     seed: int = 0
+    screen: int = 64
     clip_weight: float = 1.0
     clip_floor: float = 0.0
 
@@ -87,17 +89,21 @@ class Evolution:
 
     def run(self, first: list[Preset], schedule: NoiseSchedule) -> Outcome:
         """Search from these candidates on; raise ValueError when the budget is too small."""
-        least = 2 * SCREEN * (PARENTS + 1)
+        screen = whole("screen", self.settings.screen, 2, 100_000)
+        least = 2 * screen * (PARENTS + 1)
         if self.settings.budget < least:
-            raise ValueError(f"budget {self.settings.budget} is too small; give {least} or more")
+            raise ValueError(
+                f"budget {self.settings.budget} is too small for {screen} images per candidate; "
+                f"give {least} or more"
+            )
         ranked = self._evolve(first, schedule)
         per_round = (self.settings.budget - self._spent) // len(KEPT)
         sums: dict[Preset, float] = {}
-        start, finalists = SCREEN, ranked
+        start, finalists = screen, ranked
         anchor = next(one for one in ranked if one in first)
         for kept in KEPT:
             finalists = finalists[:kept] + [anchor] * (anchor not in finalists[:kept])
-            count = max(SCREEN, per_round // (len(finalists) + 1))
+            count = max(screen, per_round // (len(finalists) + 1))
             gains = [self._stand(one, start, count).gain for one in finalists]
             for one, gain in zip(finalists, gains, strict=True):
                 sums[one] = sums.get(one, 0.0) + count * gain  # fresh images only
@@ -111,12 +117,13 @@ class Evolution:
         """Return all candidates tried, best first on the screening block."""
         rng = np.random.default_rng(self.settings.seed)
         scores: dict[Preset, float] = {}
+        screen = self.settings.screen
         wave = list(first)
         while wave:
             for one in wave:
-                if self._spent + SCREEN > self.settings.budget // 2:
+                if self._spent + screen > self.settings.budget // 2:
                     return sorted(scores, key=scores.__getitem__)
-                scores[one] = self._stand(one, 0, SCREEN).gain
+                scores[one] = self._stand(one, 0, screen).gain
             parents = sorted(scores, key=scores.__getitem__)[:PARENTS]
             wave = []
             while len(wave) < CHILDREN:

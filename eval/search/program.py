@@ -39,6 +39,7 @@ class Request:
     omegas: tuple[float, ...] = (1.5, 3.0)
     prompts: Path | None = None
     seed: int = 0
+    screen: int = 64
     clip_weight: float = 1.0
     clip_floor: float = 0.0
     sampler: str = "exp2m_cfg++"
@@ -46,6 +47,7 @@ class Request:
     reference: str | None = None
     device: str | None = None
     dtype: str | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def search(request: Request, load: Callable[..., models.Sampler] = models.load) 
     rows = Rows(prompts, request.omegas)
     config = _config(request, source, sd, dtype, prompts)
     journal = Journal(request.out, config)
+    if request.compile:
+        sd.compile_unet()
     if request.mode == "teacher":
         preset, lines = _fit(request, sd, rows)
     else:
@@ -105,6 +109,7 @@ def _config(request, source, sd, dtype, prompts) -> dict:
     recipe = json.loads(_recipe(request, sd, request.omegas[0]).to_json())
     identity = models.fingerprint(source, sd.card())
     told = {"model": source.label, **identity, **fields, "dtype": dtype, "prompts": prompts}
+    told |= {"compiled": True} if request.compile else {}
     return json.loads(json.dumps(told | {"recipe": recipe}))
 
 
@@ -125,7 +130,9 @@ def _objective(request: Request, source, sd: models.Sampler, rows: Rows) -> Obje
 def _evolve(
     request: Request, sd: models.Sampler, objective: Objective, journal: Journal
 ) -> tuple[Preset, list[str]]:
-    settings = Settings(request.budget, request.seed, request.clip_weight, request.clip_floor)
+    settings = Settings(
+        request.budget, request.seed, request.screen, request.clip_weight, request.clip_floor
+    )
     first = space.hand_made(request.sampler, sd.schedule, request.nfe)
     recipe, planner = partial(_recipe, request, sd), partial(_of_preset, sd)
     with Progress(request.budget, "search") as progress:

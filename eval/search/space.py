@@ -8,7 +8,7 @@ from math import exp, fsum, log
 
 import numpy as np
 
-from samplers import NoiseSchedule
+from samplers import NoiseSchedule, guidance
 from samplers.grids import make_grid
 from samplers.presets import Preset
 from samplers.scheduled import Choice
@@ -18,18 +18,22 @@ GRIDS = ("karras", "blend", "leading", "ays_sd15_tail")
 GAP = 0.02  # least distance of neighbouring levels, in ln σ
 NOISE = (0.0, 0.25, 0.5, 1.0, 1.4)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+LATE = 2.0  # ω at which guidance that grows late is written down as weights
 CROSSOVER = 0.3  # share of children with two parents (USF, arXiv:2312.07243)
 
 
 def hand_made(sampler: str, schedule: NoiseSchedule, nfe: int) -> list[Preset]:
-    """Return what a search starts from: customary grids, with and without noise, constant ω."""
-    kinds = ({}, {"order": 1, "eta": 1.0}, {"eta": 1.0, "history": 0.5})
+    """Return what a search starts from: customary grids, with and without noise, at a constant ω,
+    and the default's noise with guidance that grows late."""
+    half = {"eta": 1.0, "history": 0.5}
+    flat, late = guidance.constant(1.0), guidance.late(schedule, LATE)
+    kinds = (({}, flat), ({"order": 1, "eta": 1.0}, flat), (half, flat), (half, late))
     found = []
     for grid in GRIDS:
         levels = make_grid(grid, schedule, nfe)[:-1]
-        for kind in kinds:
-            steps = legal([Choice(level, **kind) for level in levels], schedule)
-            found.append(Preset(sampler, tuple(steps)))
+        for kind, rate in kinds:
+            steps = [Choice(level, weight=rate(level), **kind) for level in levels]
+            found.append(Preset(sampler, tuple(legal(steps, schedule))))
     return found
 
 
