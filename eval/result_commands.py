@@ -26,7 +26,7 @@ EXAMPLES = {
   python -m eval table runs/standin-sd15 runs/standin-sdxl --format latex > table.tex
   python -m eval table runs/standin-sd15 --format markdown --at all""",
     "claim": """
-  python -m eval claim docs/results/standin-*
+  python -m eval claim docs/results/standin-* --figure claim.png
   python -m eval claim runs/mine --json""",
     "reference": """
   python -m eval reference --standin
@@ -64,6 +64,7 @@ def add_result_commands(
     claim = add_command(commands, "claim", text, EXAMPLES["claim"], _claim)
     claim.add_argument("runs", type=Path, nargs="+", help="folders or results.json files")
     claim.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+    claim.add_argument("--figure", type=Path, help="also draw them into this PNG")
 
     text = "compute reference statistics for FID"
     reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
@@ -114,6 +115,11 @@ def _claim(args: argparse.Namespace) -> None:
     from eval.claim import claim, read
 
     runs = read(args.runs)
+    if args.figure:
+        from eval.claim_figure import figure
+        from eval.figures import save
+
+        print(f"figure: {save(figure(runs), args.figure)}", file=sys.stderr)
     if args.json:
         print(json.dumps({name: results["front"] for name, results in runs.items()}))
     else:

@@ -8,6 +8,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.claim import claim, read, sentence
+from eval.claim_figure import BETTER, NEITHER, WORSE, figure
 
 
 def results(model: str, **words: str) -> dict:
@@ -64,3 +65,34 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ValueError, match="is not there"):
         read([tmp_path / "none"])
+
+
+def test_the_figure_shows_every_verdict_where_it_belongs(tmp_path, capsys):
+    """Colour by the side of 0 that all of the interval is on, filled for a verdict."""
+    differences = {"wins": -0.5, "leans": -0.4, "level": -0.1, "loses": 0.6}
+    words = {"wins": "better", "loses": "worse"}
+
+    def front(sign: float) -> dict:
+        return {
+            arm: {
+                "verdict": words.get(arm, "not distinguishable"),
+                "difference": sign * d,
+                "interval": sorted((sign * (d - 0.2), sign * (d + 0.2))),
+            }
+            for arm, d in differences.items()
+        }
+
+    run = results("m") | {"front": {"clip": front(1), "fid": front(-1)}}
+    run["front"]["clip"]["absent"] = run["front"]["fid"]["absent"] = {"verdict": "out of range"}
+    for ax in figure({"m": run}).axes:
+        drawn = {int(one.get_ydata()[0]): one for one in ax.lines if one.get_marker() == "o"}
+        assert [t.get_text() for t in ax.get_yticklabels()] == [*differences, "absent"]
+        looks = [(drawn[i].get_color(), drawn[i].get_mfc()) for i in range(4)]
+        assert looks == [
+            (BETTER, BETTER), (BETTER, "white"), (NEITHER, "white"), (WORSE, WORSE)
+        ]  # fmt: skip
+        assert 4 not in drawn
+    (tmp_path / "results.json").write_text(json.dumps(run))
+    assert main(["claim", str(tmp_path), "--figure", str(tmp_path / "a.png")]) == 0
+    assert "figure: " in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"

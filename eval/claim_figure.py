@@ -1,0 +1,69 @@
+"""Draw the claim: what the focus arm is against every arm, per run, with its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
+
+from eval.claim import MEASURES
+from eval.figures import FONT, INK, settings
+
+BETTER, WORSE, NEITHER = "#0072B2", "#D55E00", "#8A8A8A"  # Okabe and Ito, and grey
+SIGN = {"clip": -1, "fid": 1}  # of a good difference: a lower FID, a higher CLIP
+AXIS = {"clip": "← better: ΔFID", "fid": "ΔCLIP: better →"}
+LINEAR = {"clip": 0.5, "fid": 2.0}  # differences up to here are to scale, larger ones logarithmic
+
+
+def figure(runs: Mapping[str, dict]) -> Figure:
+    """Return one column per run and one row per measure; arms stand from the top as in the table.
+
+    An arm that a run lacks, or cannot compare, has an empty place there.
+    """
+    arms = list(dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"]))
+    with settings():
+        size = (1.6 + 2.1 * len(runs), 1.6 + 0.36 * len(arms))
+        out = Figure(figsize=size, layout="constrained")
+        axes = out.subplots(2, len(runs), sharey=True, sharex="row", squeeze=False)
+        for row, (at, measure) in zip(axes, MEASURES.items(), strict=True):
+            for ax, results in zip(row, runs.values(), strict=True):
+                _panel(ax, results["front"][at], arms, at)
+            row[0].set_ylabel(measure)
+            row[len(runs) // 2].set_xlabel(AXIS[at])
+        for ax, name in zip(axes[0], runs, strict=True):
+            ax.set_title(name, fontsize=FONT)
+        axes[0, 0].invert_yaxis()
+        out.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False)
+    return out
+
+
+def _panel(ax: Axes, found: Mapping[str, dict], arms: Sequence[str], at: str) -> None:
+    linear = LINEAR[at]
+    ax.axvline(0, color=INK, lw=0.8)
+    ax.set_xscale("symlog", linthresh=linear, linscale=1.5)
+    ticks = (-10 * linear, -linear, 0, linear, 10 * linear)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_yticks(range(len(arms)), arms)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.15)
+    for place, arm in enumerate(arms):
+        if "difference" not in (comparison := found.get(arm, {})):
+            continue
+        value, (low, high) = comparison["difference"], comparison["interval"]
+        colour = NEITHER if low <= 0 <= high else BETTER if SIGN[at] * value > 0 else WORSE
+        told = comparison["verdict"] in ("better", "worse")
+        ax.plot([low, high], [place, place], color=colour, lw=1.3)
+        ax.plot(value, place, "o", ms=4.5, color=colour, mfc=colour if told else "white")
+
+
+def _legend() -> list[Line2D]:
+    look = {"marker": "o", "ms": 4.5, "lw": 1.3}
+    return [
+        Line2D([], [], color=BETTER, label="verdict, after Holm", **look),
+        Line2D([], [], color=BETTER, mfc="white", label="its interval alone excludes 0", **look),
+        Line2D([], [], color=NEITHER, mfc="white", label="not distinguishable", **look),
+    ]
