@@ -37,6 +37,14 @@ def test_the_results_are_the_committed_ones():
     assert side_by_side(at_20) in README
 
 
+def test_the_duels_are_the_committed_ones():
+    folders = sorted((ROOT / "docs/results").glob("duel-*"))
+    assert len(folders) >= 2
+    for folder in folders:
+        (results,) = read([folder]).values()
+        assert summary(results) in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_added_sampler_runs(monkeypatch):
     (added,) = [code for code in blocks() if "register(Recipe" in code]
     assert len([line for line in added.splitlines() if line.strip()]) <= 12
