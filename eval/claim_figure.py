@@ -36,7 +36,7 @@ def figure(runs: Mapping[str, dict]) -> Figure:
         for ax, name in zip(axes[0], runs, strict=True):
             ax.set_title(name, fontsize=FONT)
         axes[0, 0].invert_yaxis()
-        out.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False)
+        out.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False)
     return out
 
 
@@ -63,7 +63,8 @@ def _panel(ax: Axes, found: Mapping[str, dict], arms: Sequence[str], at: str) ->
 def _legend() -> list[Line2D]:
     look = {"marker": "o", "ms": 4.5, "lw": 1.3}
     return [
-        Line2D([], [], color=BETTER, label="verdict, after Holm", **look),
+        Line2D([], [], color=BETTER, label="better, by Holm's verdict", **look),
         Line2D([], [], color=BETTER, mfc="white", label="its interval alone excludes 0", **look),
+        Line2D([], [], color=WORSE, label="worse, in the same way", **look),
         Line2D([], [], color=NEITHER, mfc="white", label="not distinguishable", **look),
     ]

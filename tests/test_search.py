@@ -143,6 +143,16 @@ def test_a_budget_that_is_too_small_says_how_much_is_needed(schedule, tmp_path):
         ValueError, match="budget 100 is too small for 64 images per candidate; give 2048"
     ):
         evolution(tmp_path, schedule, Bowl(TARGET), 100).run([], schedule)
+    with pytest.raises(ValueError, match="screen is 1; it must be a whole number from 2"):
+        evolution(tmp_path, schedule, Bowl(TARGET), 100, screen=1).run([], schedule)
+
+
+def test_a_candidate_is_screened_on_as_many_images_as_asked_for(schedule, tmp_path):
+    search = evolution(tmp_path, schedule, Bowl(TARGET), 8000, screen=200)
+    outcome = search.run(space.hand_made(NAME, schedule, 4), schedule)
+    screening, *rounds = (standing.count for standing in outcome.standings)
+    assert screening == 200 and min(rounds) >= 200
+    assert outcome.candidates <= 8000 / 2 / 200
 
 
 def test_a_journal_takes_neither_another_search_nor_another_folder(tmp_path):
