@@ -66,3 +66,14 @@ def test_the_examples_run(monkeypatch, capsys):
         assert image.shape[1:] == (3, 64, 64)
         assert image.isfinite().all()
     assert "exp2m_cfg++: 20 evaluations" in capsys.readouterr().out
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "standins").glob("*.md")]
+    links = [
+        (page.relative_to(ROOT), link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert not links
