@@ -21,6 +21,7 @@ FOCUS_COLOUR = "#D55E00"
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", INK, "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX"  # one more than colours, so that pairs of both repeat after 42
 DPI = 150
+COLLAPSED = 4.0  # times the lowest FID of a run: points beyond are left out of the frame
 FONT = 8.5  # points; a panel is as wide as a phone, so that this stays legible there
 
 
@@ -112,6 +113,21 @@ def title_of(results: dict) -> str:
     return f"{results['stamp']}  ·  NFE {results['nfe']}"
 
 
+def frame(axes: Axes, cells: Sequence[Mapping]) -> None:
+    """Keep arms that fell apart from pressing all others into a corner, and say that they go on."""
+    limit = COLLAPSED * min((cell["fid"] for cell in cells), default=0)
+    near = [cell for cell in cells if cell["fid"] <= limit]
+    if len(near) == len(cells):
+        return
+    for name, set_limits in (("clip", axes.set_xlim), ("fid", axes.set_ylim)):
+        ends = [end for c in near for end in interval_of(c, name) or (c[name], c[name])]
+        pad = 0.06 * (max(ends) - min(ends))
+        set_limits(min(ends) - pad, max(ends) + pad)
+    highest = max(cell["fid"] for cell in cells)
+    text = f"points outside: {len(cells) - len(near)}, up to FID {highest:.3g}"
+    axes.text(0.01, 0.98, text, transform=axes.transAxes, va="top", fontsize=FONT - 1)
+
+
 def front(
     results: dict, size: tuple[float, float] = (7.6, 5), legend: bool = True
 ) -> Figure | None:
@@ -147,6 +163,7 @@ def front(
                     )  # fmt: skip
         axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
         axes.grid(alpha=0.15)
+        frame(axes, [cell for cells in arms.values() for cell in cells if cell["fid"] is not None])
         if legend:
             axes.set_title(title_of(results), fontsize=10)
             text = "numbers: guidance strength ω; whiskers: 95 %; × a point with invalid images"

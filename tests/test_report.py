@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from synthetic_run import ARMS, OMEGAS, PROMPTS, add_curve, extractor, make_reference, make_run
 
-from eval import report, score
+from eval import figures, report, score
 from samplers import compile_plan
 
 
@@ -85,6 +85,19 @@ def test_figures_are_there_and_the_grid_shows_the_images(run):
     with Image.open(run / "figures" / "grid.png") as image:
         pixels = np.array(image)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
+
+
+def test_points_that_fell_apart_do_not_press_the_others_into_a_corner(run):
+    results = json.loads((run / "results.json").read_text())
+    lowest = min(cell["fid"] for cell in results["cells"].values())
+    for cell in results["cells"].values():
+        cell["fid"], cell["fid_interval"] = lowest, [0.9 * lowest, 1.1 * lowest]
+    (plain,) = figures.front(results).axes
+    assert not plain.texts or "outside" not in plain.texts[-1].get_text()
+    next(iter(results["cells"].values()))["fid"] = 50 * lowest
+    (framed,) = figures.front(results).axes
+    assert framed.texts[-1].get_text() == f"points outside: 1, up to FID {50 * lowest:.3g}"
+    assert framed.get_ylim()[1] < 2 * lowest
 
 
 def test_cells_keep_the_order_of_the_run(html):
