@@ -44,7 +44,7 @@ GROUPS: dict[str, Sequence[str]] = {
     ),
     "noise η and the share of the extrapolation": changed(
         "eta=0", "eta=0.5", "eta=1.5", "history=0", "history=0.25", "history=0.75", "history=1",
-        "window=0.1..10", "window=0.5..5",
+        "window=0.1..10", "window=0.5..5", "window=0..5", "window=0..2.2",
     ),
     "order and corrector, without noise": changed(
         "eta=0,order=1", "eta=0,order=3", "eta=0,corrector=true", "order=3",

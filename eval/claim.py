@@ -61,10 +61,14 @@ def sentence(results: Mapping) -> str:
     return f"{head} ({size}): {'; '.join(parts)}{doubt}."
 
 
+def arms_of(runs: Mapping[str, dict]) -> list[str]:
+    """Return the arms that the focus arm is compared with in any of the runs."""
+    return list(dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"]))
+
+
 def table(runs: Mapping[str, dict]) -> str:
     """Return one row per arm: focus − arm over the common front, both ways, for every run."""
     header = ["against", *(f"{name}: Δ{m}" for name in runs for m in MEASURES.values())]
-    arms = dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"])
     rows = [
         [f"`{arm}`"]
         + [
@@ -72,7 +76,7 @@ def table(runs: Mapping[str, dict]) -> str:
             for results in runs.values()
             for at in MEASURES
         ]
-        for arm in arms
+        for arm in arms_of(runs)
     ]
     return markdown(header, rows)
 

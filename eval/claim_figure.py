@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from eval.claim import MEASURES
-from eval.figures import FONT, INK, settings
+from eval.claim import MEASURES, arms_of
+from eval.figures import COLOURS, FONT, INK, settings
 
-BETTER, WORSE, NEITHER = "#0072B2", "#D55E00", "#8A8A8A"  # Okabe and Ito, and grey
+BETTER, WORSE, NEITHER = COLOURS[0], COLOURS[-1], "#8A8A8A"  # vermilion is the focus arm's alone
 SIGN = {"clip": -1, "fid": 1}  # of a good difference: a lower FID, a higher CLIP
 AXIS = {"clip": "← better: ΔFID", "fid": "ΔCLIP: better →"}
 LINEAR = {"clip": 0.5, "fid": 2.0}  # differences up to here are to scale, larger ones logarithmic
@@ -23,7 +23,7 @@ def figure(runs: Mapping[str, dict]) -> Figure:
 
     An arm that a run lacks, or cannot compare, has an empty place there.
     """
-    arms = list(dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"]))
+    arms = arms_of(runs)
     with settings():
         size = (1.6 + 2.1 * len(runs), 1.6 + 0.36 * len(arms))
         out = Figure(figsize=size, layout="constrained")
