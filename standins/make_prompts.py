@@ -26,6 +26,7 @@ FILES = {  # lines and first scene index, far beyond the last one of the file be
     "scenes_dev40.txt": (40, 1_000_000),
     "scenes1000.txt": (1000, 2_000_000),
     "scenes_dev1000.txt": (1000, 3_000_000),
+    "scenes8000.txt": (8000, 4_000_000),
 }
 
 
@@ -66,6 +67,7 @@ def choose(lines: int, start: int, taken: frozenset[str] = frozenset()) -> list[
     Captions in `taken` are not used; none occurs twice.
     """
     chosen, rng, indices = Chosen(), np.random.default_rng(start), count(start)
+    used = set(taken)
     slots = [slot for slot, n in BLOCK.items() for _ in range(n)]
     for _ in range(lines // len(slots)):
         for k in rng.permutation(len(slots)):
@@ -74,10 +76,11 @@ def choose(lines: int, start: int, taken: frozenset[str] = frozenset()) -> list[
             while len(pool) < POOL:
                 scene, _, text = sample("prompts", next(indices), count=number, held_out=None)
                 has = any(thing.pair in HELD_OUT for thing in scene.things)
-                fresh = text not in taken and text not in chosen.captions
-                if has == held_out and fresh and is_faithful(scene, text):
+                if has == held_out and text not in used and is_faithful(scene, text):
                     pool.append((scene, text))
-            chosen.add(*min(pool, key=lambda pair: chosen.cost(pair[0])))
+            best = min(pool, key=lambda pair: chosen.cost(pair[0]))
+            chosen.add(*best)
+            used.add(best[1])
     return chosen.captions
 
 

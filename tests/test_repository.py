@@ -197,7 +197,7 @@ def test_every_block_of_scenes_has_the_stated_mix(name):
         assert sum(any(pair in HELD_OUT for pair in p.pairs) for p in block) == 6
 
 
-@pytest.mark.parametrize("name", ["scenes100.txt", "scenes1000.txt"])
+@pytest.mark.parametrize("name", ["scenes100.txt", "scenes1000.txt", "scenes8000.txt"])
 def test_reported_scenes_are_balanced(name):
     pairs = [pair for line in lines(name) for pair in parse(line).pairs]
     shapes, colours = Counter(s for s, _ in pairs), Counter(c for _, c in pairs)
