@@ -1,4 +1,4 @@
-"""Command line: `python -m eval run|score|report|curve|table|reference|generate|…|prefetch`.
+"""Command line: `python -m eval run|score|report|page|curve|table|reference|generate|…|prefetch`.
 
 Results go to stdout, progress to stderr. Exit code 2 and one line for input that cannot be used.
 """

@@ -1,4 +1,4 @@
-"""The commands on finished runs and on references: report, curve, table, claim, reference."""
+"""The commands on finished runs and on references: report, curve, table, page, claim, reference."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ EXAMPLES = {
     "table": """
   python -m eval table runs/standin-sd15 runs/standin-sdxl --format latex > table.tex
   python -m eval table runs/standin-sd15 --format markdown --at all""",
+    "page": """
+  # a folder to commit: README.md with tables and figures, results.json, report.html
+  python -m eval page runs/mine --out docs/results/mine --html
+  python -m eval page docs/results/mine      # the same page again, from its results.json""",
     "claim": """
   python -m eval claim docs/results/standin-* --figure claim.png
   python -m eval claim runs/mine --json""",
@@ -59,6 +63,13 @@ def add_result_commands(
     table.add_argument("folders", type=Path, nargs="+", metavar="folder")
     table.add_argument("--format", choices=FORMATS, default="markdown", help="(default markdown)")
     table.add_argument("--at", default="best", help=AT_HELP)
+
+    text = "publish a reported run as a README.md with tables and figures"
+    page = add_command(commands, "page", text, EXAMPLES["page"], _page)
+    page.add_argument("folder", type=Path, help="a run that was scored and reported, or a page")
+    page.add_argument("--out", type=Path, help="folder of the page (default: the same folder)")
+    page.add_argument("--figures", help="such as front,grid (default: all there are)")
+    page.add_argument("--html", action="store_true", help="publish report.html, too")
 
     text = "say what scored runs show about the focus arm, from their results.json"
     claim = add_command(commands, "claim", text, EXAMPLES["claim"], _claim)
@@ -109,6 +120,13 @@ def _table(args: argparse.Namespace) -> None:
     from eval.latex import table
 
     print(table(args.folders, args.format, args.at), end="")
+
+
+def _page(args: argparse.Namespace) -> None:
+    from eval.page import page
+
+    figures = args.figures.split(",") if args.figures else None
+    print(page(args.folder, args.out, figures, args.html))
 
 
 def _claim(args: argparse.Namespace) -> None:
