@@ -53,7 +53,13 @@ class Closed:
     latent_shape, device = (1, 4, 4), "cpu"
 
     def __init__(self, schedule: NoiseSchedule):
-        self.schedule = schedule
+        self.schedule, self.compiled = schedule, 0
+
+    def compile_unet(self):
+        self.compiled += 1
+
+    def card(self):
+        return {"prediction_type": "epsilon"}
 
     def conditioned(self, prompts, null_prompt=""):
         def model(z, t):

@@ -9,6 +9,7 @@ from math import exp, expm1, inf, log
 
 import numpy as np
 import pytest
+from eval_double import place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_double import Bowl, Closed, Killed, evolution
@@ -18,6 +19,7 @@ from eval.models import ROOT
 from eval.search import space, teacher
 from eval.search.journal import Journal
 from eval.search.objectives import Measured, Teacher, batches
+from eval.search.program import Request, search
 from eval.search.rows import FIRST_SEED, Rows, check_development, held_out_prompts
 from samplers import compile_plan
 from samplers.grids import make_grid
@@ -188,6 +190,17 @@ def test_fitted_weights_beat_the_exact_ones_on_pairs_they_have_not_seen(schedule
         assert sum(step.gains) == pytest.approx(-expm1(-h)) == pytest.approx(1 - exp(-h))
     again = Preset.from_json(fitted.to_json())
     assert teacher.error(sd, again, pairs[:1]) < 0.7 * teacher.error(sd, plain, pairs[:1])
+
+
+def test_a_search_compiles_once_and_mixes_with_no_uncompiled_one(schedule, tmp_path):
+    sd = Closed(schedule)
+    model = str(place(tmp_path) / "tiny")
+    asked = Request(model, 4, tmp_path / "s", mode="teacher", budget=128, compile=True)
+    found = search(asked, lambda *_: sd)
+    assert sd.compiled == 1 and found.file.is_file()
+    with pytest.raises(ValueError, match="compiled"):
+        search(replace(asked, compile=False), lambda *_: sd)
+    assert sd.compiled == 1
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from eval.models import ROOT
 from eval.prompts import read_prompts
 
 FIRST_SEED = 100  # reported runs use the seeds below
-HELD_OUT = ("scenes100.txt", "scenes1000.txt", "coco100.txt")
+HELD_OUT = ("scenes100.txt", "scenes1000.txt", "scenes8000.txt", "coco100.txt")
 
 
 @dataclass(frozen=True)
