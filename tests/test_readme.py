@@ -11,6 +11,7 @@ import pytest
 from eval.claim import read
 from eval.page import page
 from eval.summary import side_by_side
+from eval.tables import difference_text
 from samplers import compile_plan
 from samplers.__main__ import stable_diffusion, table
 from samplers.registry import _RECIPES
@@ -33,6 +34,14 @@ def test_the_results_are_the_committed_ones():
     at_20 = {name: results for name, results in runs.items() if results["nfe"] == 20}
     assert len(at_20) == 3
     assert side_by_side(at_20) in README
+
+
+def test_the_duels_are_the_committed_ones():
+    duels = sorted((ROOT / "docs/results").glob("duel-*"))
+    assert len(duels) == 3
+    for results in read(duels).values():
+        told = [difference_text(results["front"][at]["dpm3m_sde"]) for at in ("clip", "fid")]
+        assert " | ".join(told) in README
 
 
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
