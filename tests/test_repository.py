@@ -182,7 +182,7 @@ def test_scene_files_share_no_caption():
     assert len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(len(FILES), marks=pytest.mark.slow)])
 def test_scene_files_are_what_the_script_writes(count):
     for name, expected in make_prompts.files(count).items():
         assert lines(name) == expected, f"{name}: run python -m standins.make_prompts"
