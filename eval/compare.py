@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
+from math import log, sqrt
 
 import numpy as np
 
 from eval.cells import Cell
-from eval.front import OUT, Curve, compare_fronts, matched
+from eval.front import OUT, Curve, compare_fronts, matched, straight
 from eval.statistics import INVALID, difference, judge
 from samplers.registry import available
 
@@ -65,6 +65,22 @@ def curves(cells: Mapping[str, Cell], bad: set[str]) -> dict[str, Curve]:
         draws = [np.stack([c.draws[k] for c in points], axis=1) for k in ("clip", "fid")]
         found[arm] = Curve(*values, *draws)
     return found
+
+
+def few_strengths(cells: Mapping[str, Cell]) -> list[str]:
+    """Say in a line which arms have too few strengths for a close verdict, and what to add."""
+    bad = {cell.entry["arm"] for cell in cells.values() if not cell.entry["valid"]}
+    found = {arm: straight(curve) for arm, curve in curves(cells, bad).items()}
+    pieces = {arm: ends for arm, ends in found.items() if ends}
+    if not pieces:
+        return []
+    listed = ", ".join(f"{arm} (ω {low:.3g} to {high:.3g})" for arm, (low, high) in pieces.items())
+    between = sorted({f"{sqrt(low * high):.2g}" for low, high in pieces.values()}, key=float)
+    return [
+        f"fronts of one straight piece: {listed}. An arm attains more between its strengths than "
+        "such a line says, so a small difference may be due to it (docs/evaluation.md); add "
+        f"--scales {','.join(between)}"
+    ]
 
 
 def _difference(ours: Cell, theirs: Cell, name: str) -> dict | None:

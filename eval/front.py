@@ -65,6 +65,17 @@ def attained(need: np.ndarray, cost: np.ndarray, level: np.ndarray) -> np.ndarra
     return np.where(np.isinf(best), np.nan, best)
 
 
+def straight(curve: Curve) -> tuple[float, float] | None:
+    """Return the two strengths ω between which a front is one straight piece, else None.
+
+    Such a front says least of what an arm attains: a bent one lies below its chord.
+    """
+    first, last = int(np.argmin(curve.fid)), int(np.argmax(curve.clip))
+    if last != first + 1:
+        return None
+    return float(curve.omega[first]), float(curve.omega[last])
+
+
 @dataclass(frozen=True)
 class _Front:
     """A curve turned so that more `need` and less `cost` are better; row 0 is the point estimate.

@@ -16,7 +16,7 @@ import numpy as np
 from eval import records
 from eval import reference as references
 from eval.cells import Cell, by_prompt, measure, notes
-from eval.compare import comparisons
+from eval.compare import comparisons, few_strengths
 from eval.extractor import Extractor, extractor_for
 from eval.features import extract
 from eval.folder import SHARED_NOISE, read_json
@@ -108,7 +108,7 @@ def score(
         },
         **_looks(ref),
         "cells": {key: cell.entry for key, cell in cells.items()},
-        "notes": [*notes(cells, problems), *_doubts(config)],
+        "notes": [*notes(cells, problems), *_doubts(config), *few_strengths(cells)],
         **comparisons(cells),
     }
     least = 2 / (bootstrap + 1) * len(results["verdict"]["clip"])  # Holm's smallest p-value

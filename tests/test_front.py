@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.front import Curve, attained, compare_fronts, levels, matched
+from eval.front import Curve, attained, compare_fronts, levels, matched, straight
 
 
 def curve(clip, fid, noise=0.0, common=0.0, resamples=400, seed=0):
@@ -92,6 +92,14 @@ def test_an_arm_with_one_scale_is_compared_at_its_own_score():
     }
     found = compare_fronts(lines, "ours", "clip", {})["one"]
     assert found["difference"] == pytest.approx(-10) and found["range"] == [25, 25]
+
+
+def test_a_front_of_one_piece_is_told():
+    assert straight(curve([1, 4, 2], [10, 40, 90])) == (0, 1)
+    assert straight(curve([1, 2, 4], [30, 10, 40])) == (1, 2)
+    assert straight(curve([1, 2, 4], [10, 20, 40])) is None
+    assert straight(curve([4, 2, 1], [10, 20, 40])) is None
+    assert straight(curve([1], [10])) is None
 
 
 def test_levels_of_a_u_shaped_fid_lie_on_its_rising_part():

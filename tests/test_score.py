@@ -108,6 +108,14 @@ def test_what_the_intervals_of_a_run_do_not_cover_is_said(run):
     assert "drawn by an earlier version" in " ".join(scored(run)["notes"])
 
 
+def test_a_front_of_one_piece_is_said_and_what_to_add(run, tmp_path):
+    """Over these strengths CLIP rises without end, but for exp2m_cfg++, which turns at ω = 7.5."""
+    assert "one straight piece" not in " ".join(scored(run)["notes"])
+    wide = " ".join(scored(make_run(tmp_path / "wide", omegas=(3.0, 7.5, 12.0)))["notes"])
+    assert "fronts of one straight piece: exp2m_cfg++ (ω 3 to 7.5). An arm" in wide
+    assert wide.count("add --scales 4.7") == 1
+
+
 def test_few_resamples_cannot_give_a_verdict(run):
     """The smallest p of 50 resamples is 2/51; Holm doubles it."""
     assert any("50 resamples are too few" in note for note in scored(run)["notes"])
