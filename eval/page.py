@@ -18,6 +18,7 @@ from eval.tables import full_text
 
 BEGIN, END = "<!-- results: written by python -m eval page -->", "<!-- /results -->"
 FILES = ("results.json", "results.csv", "env.json")
+CURVE = ("curve.json", "curve.csv")  # of runs that `eval curve` has been through
 FIGURES = {
     "front": "FID against CLIP",
     "grid": "Same prompts and seeds",
@@ -44,7 +45,8 @@ def page(
     (results,) = read([folder]).values()
     pictures = _pictures(folder, figures)
     html = html or (out / "report.html").is_file()
-    names = [*FILES, "report.html"] if html else FILES
+    names = [*FILES, *(name for name in CURVE if (folder / name).is_file())]
+    names += ["report.html"] if html else []
     sources = {name: folder / name for name in names} | pictures
     missing = [str(path) for path in sources.values() if not path.is_file()]
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from synthetic_run import extractor, make_reference, make_run
@@ -47,6 +48,16 @@ def test_a_page_written_again_keeps_what_people_wrote(run, tmp_path):
     assert (out / "report.html").read_bytes() == (run / "report.html").read_bytes()
     page(out)
     assert (out / "README.md").read_text(encoding="utf-8") == again
+
+
+def test_a_page_takes_the_curve_along(run, tmp_path):
+    copy = tmp_path / "with a curve"
+    shutil.copytree(run, copy)
+    for name in ("curve.json", "curve.csv"):
+        (copy / name).write_text(f"the {name}")
+    text = page(copy, tmp_path / "mine").read_text(encoding="utf-8")
+    assert "[curve.json](curve.json), [curve.csv](curve.csv)" in text
+    assert (tmp_path / "mine" / "curve.csv").read_text() == "the curve.csv"
 
 
 def test_a_page_follows_its_results(run, tmp_path):
