@@ -44,6 +44,15 @@ def test_the_duels_are_the_committed_ones():
         assert " | ".join(told) in README
 
 
+def test_the_four_baselines_are_the_committed_ones():
+    runs = read(sorted((ROOT / "docs/results").glob("baselines-*")))
+    assert runs
+    for results in runs.values():
+        for arm in results["front"]["clip"]:
+            told = [difference_text(results["front"][at][arm]) for at in ("clip", "fid")]
+            assert f"`{arm}` | {' | '.join(told)} |" in README
+
+
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
 def test_every_page_is_what_its_results_say(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
