@@ -25,13 +25,11 @@ def comparisons(cells: Mapping[str, Cell]) -> dict:
     An approximated arm spends less than the run's NFE: it is compared at equal scale, where what
     it loses shows, and with an exact focus arm nowhere else, since beating it would prove nothing.
     """
-    every = cells
-    exact = {key: cell for key, cell in cells.items() if not cell.entry.get("approximation")}
-    cells = exact or cells
+    every, cells = cells, _exact(cells)
     arms = list(dict.fromkeys(cell.entry["arm"] for cell in cells.values()))
     regions = [cell.entry["arm"] for cell in cells.values() if cell.entry["sampler"] == "region"]
     focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
-    bad = {cell.entry["arm"] for cell in every.values() if not cell.entry["valid"]}
+    bad = _bad(every)
     lines = {} if focus in bad else curves(cells, bad)
     outside = {
         arm: {"verdict": INVALID if arm in bad or focus in bad else OUT}
@@ -52,6 +50,16 @@ def comparisons(cells: Mapping[str, Cell]) -> dict:
     }
 
 
+def _exact(cells: Mapping[str, Cell]) -> Mapping[str, Cell]:
+    """Return the cells whose fronts are compared: those that are not approximated, if any."""
+    return {k: cell for k, cell in cells.items() if not cell.entry.get("approximation")} or cells
+
+
+def _bad(cells: Mapping[str, Cell]) -> set[str]:
+    """Return the arms that cannot be compared."""
+    return {cell.entry["arm"] for cell in cells.values() if not cell.entry["valid"]}
+
+
 def curves(cells: Mapping[str, Cell], bad: set[str]) -> dict[str, Curve]:
     """Return one curve per valid arm through its cells with CLIP and FID, ordered by omega."""
     by_arm: dict[str, list[Cell]] = {}
@@ -69,8 +77,8 @@ def curves(cells: Mapping[str, Cell], bad: set[str]) -> dict[str, Curve]:
 
 def few_strengths(cells: Mapping[str, Cell]) -> list[str]:
     """Say in a line which arms have too few strengths for a close verdict, and what to add."""
-    bad = {cell.entry["arm"] for cell in cells.values() if not cell.entry["valid"]}
-    found = {arm: straight(curve) for arm, curve in curves(cells, bad).items()}
+    lines = curves(_exact(cells), _bad(cells))
+    found = {arm: straight(line) for arm, line in lines.items()}
     pieces = {arm: ends for arm, ends in found.items() if ends}
     if not pieces:
         return []
