@@ -116,6 +116,21 @@ def test_a_front_of_one_piece_is_said_and_what_to_add(run, tmp_path):
     assert wide.count("add --scales 4.7") == 1
 
 
+def test_the_front_of_an_approximated_arm_is_not_told_to_grow(tmp_path, scorer):
+    """It is compared at equal scale only, so a straight front of it costs no verdict."""
+    make_reference(tmp_path / "reference.npz")
+    run = make_run(tmp_path / "run", omegas=(3.0, 7.5, 12.0))
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    for entry in config["arms"]:
+        if entry["arm"] == "exp2m_cfg++":
+            entry["approximation"] = {"whole": 10, "evaluations": 20, "rows": 30}
+    path.write_text(json.dumps(config))
+    results = scored(run)
+    assert "one straight piece" not in " ".join(results["notes"])
+    assert "exp2m_cfg++" not in (results["focus"], *results["front"]["clip"])
+
+
 def test_few_resamples_cannot_give_a_verdict(run):
     """The smallest p of 50 resamples is 2/51; Holm doubles it."""
     assert any("50 resamples are too few" in note for note in scored(run)["notes"])
