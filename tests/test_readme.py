@@ -45,12 +45,15 @@ def test_the_duels_are_the_committed_ones():
 
 
 def test_the_four_baselines_are_the_committed_ones():
-    runs = read(sorted((ROOT / "docs/results").glob("baselines-*")))
-    assert len(runs) == 3
-    for results in runs.values():
+    folders = sorted((ROOT / "docs/results").glob("baselines-*"))
+    assert len(folders) == 3
+    for folder in folders:
+        (results,) = read([folder]).values()
+        title = f"{results['model'].removeprefix('standin-')}, {results['prompt_count']:,} captions"
+        start = f"| [{title}](docs/results/{folder.name}/README.md)"
         for arm in results["front"]["clip"]:
             told = [difference_text(results["front"][at][arm]) for at in ("clip", "fid")]
-            assert f"`{arm}` | {' | '.join(told)} |" in README
+            assert f"{start} | `{arm}` | {' | '.join(told)} |" in README
 
 
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
