@@ -119,16 +119,10 @@ def test_a_front_of_one_piece_is_said_and_what_to_add(run, tmp_path):
 def test_the_front_of_an_approximated_arm_is_not_told_to_grow(tmp_path, scorer):
     """It is compared at equal scale only, so a straight front of it costs no verdict."""
     make_reference(tmp_path / "reference.npz")
-    run = make_run(tmp_path / "run", omegas=(3.0, 7.5, 12.0))
-    path = run / "config.json"
-    config = json.loads(path.read_text())
-    for entry in config["arms"]:
-        if entry["arm"] == "exp2m_cfg++":
-            entry["approximation"] = {"whole": 10, "evaluations": 20, "rows": 30}
-    path.write_text(json.dumps(config))
-    results = scored(run)
+    arms, omegas = ("ddim", "exp2m_cfg++~cache"), (3.0, 7.5, 12.0)
+    results = scored(make_run(tmp_path / "run", arms, omegas))
     assert "one straight piece" not in " ".join(results["notes"])
-    assert "exp2m_cfg++" not in (results["focus"], *results["front"]["clip"])
+    assert "exp2m_cfg++~cache is approximated" in " ".join(results["notes"])
 
 
 def test_few_resamples_cannot_give_a_verdict(run):
@@ -204,11 +198,6 @@ def test_an_approximated_arm_is_compared_at_equal_scale_alone(tmp_path, scorer):
     make_reference(tmp_path / "reference.npz")
     near = "exp2m_cfg++~cache[depth=1,keys=uniform:2]"
     run = make_run(tmp_path / "run", arms=("ddim", "exp2m_cfg++", near))
-    config = json.loads((run / "config.json").read_text())
-    for entry in config["arms"]:
-        if entry["arm"] == near:
-            entry["approximation"] = {"whole": 10, "evaluations": 20, "rows": 40}
-    (run / "config.json").write_text(json.dumps(config))
     results = scored(run)
     assert results["focus"] == "exp2m_cfg++" and best_baseline(results) == "ddim"
     assert list(results["front"]["clip"]) == list(results["verdict"]["fid"]) == ["ddim"]
