@@ -125,7 +125,8 @@ def frame(axes: Axes, cells: Sequence[Mapping]) -> None:
         set_limits(min(ends) - pad, max(ends) + pad)
     highest = max(cell["fid"] for cell in cells)
     text = f"points outside: {len(cells) - len(near)}, up to FID {highest:.3g}"
-    axes.text(0.01, 0.98, text, transform=axes.transAxes, va="top", fontsize=FONT - 1)
+    ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.5}
+    axes.text(0.01, 0.98, text, transform=axes.transAxes, va="top", fontsize=FONT - 1, bbox=ground)
 
 
 def front(
