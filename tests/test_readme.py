@@ -56,6 +56,15 @@ def test_the_four_baselines_are_the_committed_ones():
             assert f"{start} | `{arm}` | {' | '.join(told)} |" in README
 
 
+@pytest.mark.parametrize("model", ["sd15", "sd20"])
+def test_the_verdicts_with_more_captions_are_the_committed_ones(model):
+    (results,) = read([ROOT / f"docs/results/more-{model}"]).values()
+    by_clip, by_fid = results["front"]["clip"], results["front"]["fid"]
+    both = [a for a in by_clip if by_clip[a]["verdict"] == by_fid[a]["verdict"] == "better"]
+    page = f"[{model}](docs/results/more-{model}/README.md)"
+    assert f"than {len(both)} of {len(by_clip)} on {page}" in README
+
+
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
 def test_every_page_is_what_its_results_say(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
