@@ -58,7 +58,42 @@ def sentence(results: Mapping) -> str:
     size = f"{results['prompt_count']} prompts × {len(results['seeds'])} seeds"
     head = f"{results['stamp']}. `{results['focus']}` at NFE {results['nfe']} against {arms} arms"
     doubt = "" if results.get("noise") else " (all prompts of a seed shared their start noise)"
-    return f"{head} ({size}): {'; '.join(parts)}{doubt}."
+    return f"{head} ({size}): {'; '.join(parts)}{doubt}. {_at_once(results)}"
+
+
+def beaten_at_once(results: Mapping) -> tuple[float | None, list[str]]:
+    """Return the strength ω at which the focus arm has, against the most arms, both a lower FID
+    than the arm's lowest and a higher CLIP than its highest, and these arms; None for no strength.
+
+    As measured, without intervals. Arms with an invalid cell, and approximated ones, are left out.
+    """
+    cells = results["cells"].values()
+    bad = {cell["arm"] for cell in cells if not cell["valid"]}
+
+    def points(arm: str) -> list[tuple[float, float, float]]:
+        own = [c for c in cells if c["arm"] == arm and c["fid"] is not None]
+        return [] if arm in bad else [(c["omega"], c["fid"], c["clip"]) for c in own]
+
+    best = {
+        arm: (min(fid for _, fid, _ in own), max(clip for _, _, clip in own))
+        for arm in results["front"]["clip"]
+        if (own := points(arm))
+    }
+    found = {
+        omega: [arm for arm, (lowest, highest) in best.items() if fid < lowest and clip > highest]
+        for omega, fid, clip in points(results["focus"])
+    }
+    omega = max(found, key=lambda w: len(found[w]), default=None)
+    return (omega, found[omega]) if omega is not None and found[omega] else (None, [])
+
+
+def _at_once(results: Mapping) -> str:
+    """Say whether one strength beats both bests of an arm."""
+    omega, arms = beaten_at_once(results)
+    both = "both a lower FID than the lowest and a higher CLIP than the highest"
+    if omega is None:
+        return f"At no one strength has it {both} of an arm."
+    return f"At ω = {omega:g} it has, as measured, {both} of {len(arms)}: {', '.join(arms)}."
 
 
 def arms_of(runs: Mapping[str, dict]) -> list[str]:

@@ -7,8 +7,12 @@ import json
 import pytest
 
 from eval.__main__ import main
-from eval.claim import claim, read, sentence
+from eval.claim import beaten_at_once, claim, read, sentence
 from eval.claim_figure import BETTER, NEITHER, WORSE, figure
+
+
+def cell(arm: str, omega: float, fid: float | None, clip: float, valid: bool = True) -> dict:
+    return {"arm": arm, "omega": omega, "fid": fid, "clip": clip, "valid": valid}
 
 
 def results(model: str, **words: str) -> dict:
@@ -27,6 +31,7 @@ def results(model: str, **words: str) -> dict:
         "prompt_count": 7,
         "seeds": [0, 1],
         "front": {"clip": front(-1), "fid": front(1)},
+        "cells": {},
     }
 
 
@@ -35,13 +40,35 @@ def test_a_sentence_counts_every_verdict():
     assert said == (
         "stand-in m: not SD numbers. `ours` at NFE 20 against 4 arms (7 prompts × 2 seeds): FID at "
         "equal CLIP: better for 2, not distinguishable for 1, worse for 1; CLIP at equal FID: "
-        "better for 2, not distinguishable for 1, worse for 1."
+        "better for 2, not distinguishable for 1, worse for 1. At no one strength has it both a "
+        "lower FID than the lowest and a higher CLIP than the highest of an arm."
     )
+
+
+def test_one_strength_is_held_to_both_bests_of_an_arm():
+    """The bests of an arm are at two strengths; what is invalid or approximated is not beaten."""
+    cells = [
+        *(cell("ours", 1, 0.5, 80), cell("ours", 2, 0.6, 85), cell("ours", 4, 0.9, 86)),
+        *(cell("both", 1, 0.7, 80), cell("both", 4, 1.2, 84)),
+        *(cell("its_fid", 1, 0.55, 80), cell("its_fid", 4, 1.2, 84)),
+        *(cell("its_clip", 1, 0.7, 80), cell("its_clip", 4, 1.2, 85.5)),
+        *(cell("damaged", 1, 0.7, 80), cell("damaged", 4, 1.2, 99, valid=False)),
+        *(cell("unmeasured", 1, None, 80), cell("approximated", 1, 0.7, 80)),
+    ]
+    compared = dict.fromkeys(("both", "its_fid", "its_clip", "damaged", "unmeasured"), "better")
+    run = results("m", **compared) | {"cells": {str(i): c for i, c in enumerate(cells)}}
+    assert beaten_at_once(run) == (2, ["both"])
+    assert sentence(run).endswith(
+        "At ω = 2 it has, as measured, both a lower FID than the lowest and a higher CLIP than the "
+        "highest of 1: both."
+    )
+    cells[1]["clip"] = 83
+    assert beaten_at_once(run) == (None, [])
 
 
 def test_a_run_of_shared_start_noise_is_told_from_others():
     old = results("m", a="better") | {"noise": None}
-    assert sentence(old).endswith("(all prompts of a seed shared their start noise).")
+    assert "(all prompts of a seed shared their start noise)." in sentence(old)
 
 
 def test_the_table_has_every_arm_of_every_model():
