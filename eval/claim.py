@@ -16,6 +16,7 @@ from eval.tables import MISSING, difference_text, markdown
 
 WORDS = ("better", "not distinguishable", "worse", "out of range", "invalid")
 MEASURES = {"clip": "FID at equal CLIP", "fid": "CLIP at equal FID"}
+SIGN = {"clip": -1, "fid": 1}  # of a good difference: a lower FID, a higher CLIP
 
 
 def read(paths: Sequence[Path]) -> dict[str, dict]:
@@ -113,6 +114,32 @@ def table(runs: Mapping[str, dict]) -> str:
         ]
         for arm in arms_of(runs)
     ]
+    return markdown(header, rows)
+
+
+def leaning(found: Mapping, at: str) -> int:
+    """Return 1 where a comparison's interval is on the good side of 0, −1 on the bad, else 0."""
+    low, high = found.get("interval", (0, 0))
+    return 0 if low <= 0 <= high else 1 if SIGN[at] * low > 0 else -1
+
+
+def overview(runs: Mapping[str, dict], rival: str = "dpm3m_sde") -> str:
+    """Return one row per run, by model and NFE: the number of arms that the focus arm is better
+    and worse than by Holm's verdict, + those more where the interval alone excludes 0; and what it
+    is against the rival."""
+    header = ["run", "prompts", "arms", *(f"{m}: better / worse" for m in MEASURES.values())]
+    header += [f"against `{rival}`: Δ{m}" for m in MEASURES.values()]
+    rows = []
+    for name, results in sorted(runs.items(), key=lambda run: (run[1]["model"], run[1]["nfe"])):
+        fronts = {at: results["front"][at] for at in MEASURES}
+        row = [name, f"{results['prompt_count']:,}", str(len(fronts["clip"]))]
+        for at, front in fronts.items():
+            words = Counter(found["verdict"] for found in front.values())
+            leans = Counter(leaning(f, at) for f in front.values() if f["verdict"] == WORDS[1])
+            better, worse = (f"{words[w]} + {leans[s]}" for w, s in (("better", 1), ("worse", -1)))
+            row.append(f"{better} / {worse}")
+        row += [difference_text(f[rival]) if rival in f else MISSING for f in fronts.values()]
+        rows.append(row)
     return markdown(header, rows)
 
 

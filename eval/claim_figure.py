@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from eval.claim import MEASURES, arms_of
+from eval.claim import MEASURES, arms_of, leaning
 from eval.figures import COLOURS, FONT, INK, settings
 
 BETTER, WORSE, NEITHER = COLOURS[0], COLOURS[-1], "#8A8A8A"  # vermilion is the focus arm's alone
-SIGN = {"clip": -1, "fid": 1}  # of a good difference: a lower FID, a higher CLIP
 AXIS = {"clip": "← better: ΔFID", "fid": "ΔCLIP: better →"}
 LINEAR = {"clip": 0.5, "fid": 2.0}  # differences up to here are to scale, larger ones logarithmic
 
@@ -54,7 +53,7 @@ def _panel(ax: Axes, found: Mapping[str, dict], arms: Sequence[str], at: str) ->
         if "difference" not in (comparison := found.get(arm, {})):
             continue
         value, (low, high) = comparison["difference"], comparison["interval"]
-        colour = NEITHER if low <= 0 <= high else BETTER if SIGN[at] * value > 0 else WORSE
+        colour = {0: NEITHER, 1: BETTER, -1: WORSE}[leaning(comparison, at)]
         told = comparison["verdict"] in ("better", "worse")
         ax.plot([low, high], [place, place], color=colour, lw=1.3)
         ax.plot(value, place, "o", ms=4.5, color=colour, mfc=colour if told else "white")

@@ -31,6 +31,7 @@ EXAMPLES = {
   python -m eval page docs/results/mine      # the same page again, from its results.json""",
     "claim": """
   python -m eval claim docs/results/standin-* --figure claim.png
+  python -m eval claim docs/results/standin-sd15* --short
   python -m eval claim runs/mine --json""",
     "reference": """
   python -m eval reference --standin
@@ -74,7 +75,9 @@ def add_result_commands(
     text = "say what scored runs show about the focus arm, from their results.json"
     claim = add_command(commands, "claim", text, EXAMPLES["claim"], _claim)
     claim.add_argument("runs", type=Path, nargs="+", help="folders or results.json files")
-    claim.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+    form = claim.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+    form.add_argument("--short", action="store_true", help="print one row per run, not per arm")
     claim.add_argument("--figure", type=Path, help="also draw them into this PNG")
 
     text = "compute reference statistics for FID"
@@ -130,7 +133,7 @@ def _page(args: argparse.Namespace) -> None:
 
 
 def _claim(args: argparse.Namespace) -> None:
-    from eval.claim import claim, read
+    from eval.claim import claim, overview, read
 
     runs = read(args.runs)
     if args.figure:
@@ -141,7 +144,7 @@ def _claim(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({name: results["front"] for name, results in runs.items()}))
     else:
-        print(claim(runs))
+        print(overview(runs) if args.short else claim(runs))
 
 
 def _reference(args: argparse.Namespace) -> None:

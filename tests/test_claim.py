@@ -7,7 +7,7 @@ import json
 import pytest
 
 from eval.__main__ import main
-from eval.claim import beaten_at_once, claim, read, sentence
+from eval.claim import beaten_at_once, claim, overview, read, sentence
 from eval.claim_figure import BETTER, NEITHER, WORSE, figure
 
 
@@ -77,6 +77,28 @@ def test_the_table_has_every_arm_of_every_model():
     (b,) = [line for line in text.splitlines() if line.startswith("| `b`")]
     assert "-0.50 [-1.50, +1.00] better" in a and "worse" in a
     assert b.count("–") == 2
+
+
+def test_the_overview_counts_what_holm_and_what_the_interval_alone_says():
+    def front(sign: float) -> dict:
+        def found(verdict: str, *interval: float) -> dict:
+            ends = sorted(sign * end for end in interval)
+            return {"verdict": verdict, "difference": sum(ends) / 2, "interval": ends}
+
+        return {
+            "wins": found("better", 0.2, 0.4),
+            "leans": found("not distinguishable", 0.1, 0.3),
+            "level": found("not distinguishable", -0.1, 0.3),
+            "leans_away": found("not distinguishable", -0.3, -0.1),
+            "loses": found("worse", -0.4, -0.2),
+            "absent": {"verdict": "out of range"},
+        }
+
+    late = results("m") | {"front": {"clip": front(-1), "fid": front(1)}}
+    early = results("m", dpm3m_sde="better") | {"nfe": 10, "prompt_count": 1000}
+    *_, first, second = overview({"m, NFE 20": late, "m, NFE 10": early}).splitlines()
+    assert first.startswith("| m, NFE 10 | 1,000 | 1 | 1 + 0 / 0 + 0 | 1 + 0 / 0 + 0 | -0.50 [")
+    assert second == "| m, NFE 20 | 7 | 6 | 1 + 1 / 1 + 1 | 1 + 1 / 1 + 1 | – | – |"
 
 
 def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
