@@ -71,6 +71,8 @@ class BaseDDIM(StableDiffusion):
                       state and its last "z0t" the result
         seeds         one or a list, one per image; without it torch's global generator is used
         """
+        if isinstance(prompt, str):
+            raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")
         uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
         zt = self.initialize_latent(uc=uc, c=c, cfg_guidance=cfg_guidance, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance)

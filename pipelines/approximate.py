@@ -14,7 +14,7 @@ import torch
 from pipelines.approximation import Approximation, Cache, Propagate
 from pipelines.feature_change import choose_keys, feature_change
 from pipelines.latent_model import LatentModel
-from pipelines.propagation import Cached, Gated, Propagated, Whole, rerouted
+from pipelines.propagation import Cached, Gated, Propagated, Whole, guided, rerouted, same_rows
 from pipelines.unet_parts import UNetParts
 from samplers import Plan, generators, standard_normal, trajectory
 
@@ -54,7 +54,7 @@ class Approximated:
     @property
     def cost(self) -> Cost:
         n, gate = len(self.plan), self.approximation.gate
-        rows = n + (gate.first(n) if gate else n * _guided(self.plan))
+        rows = n + (gate.first(n) if gate else n * guided(self.plan))
         return Cost(n, len(self.keys), n - len(self.keys), rows)
 
     def describe(self) -> dict:
@@ -88,14 +88,9 @@ class Approximated:
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; pass one per image")
         noise = reuse.noise if isinstance(reuse, Propagate) else 0.0
         z_T = standard_normal((len(seeds), *model.latent_shape), generators(seeds), model.device)
-        network = model.conditioned(list(prompts), null_prompt)
-
-        def rows(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            """The same rows in every evaluation: features of one that was left out are missing."""
-            return network(z, t) if _guided(plan) else (network.cond(z, t),) * 2
-
+        network = same_rows(model.conditioned(list(prompts), null_prompt), plan)
         with rerouted(model, self.network()):
-            for step in trajectory(rows, z_T, plan):
+            for step in trajectory(network, z_T, plan):
                 following = step.index + 1
                 if noise and following < len(plan) and plan.rows[following].timestep < NOISE_BELOW:
                     step.latent = step.latent + noise * z_T
@@ -122,7 +117,7 @@ def approximated(model: LatentModel, plan: Plan, approximation: Approximation) -
             f"{gate} needs a CFG sampler: {plan.name} renoises with the unconditional row, which "
             "this drops; write delta=hold, which estimates the row from its last difference"
         )
-    if gate and not _guided(plan):
+    if gate and not guided(plan):
         raise ValueError(f"{gate}: this plan runs the conditional row alone; leave the gate out")
     if isinstance(reuse, Cache) and not reuse.depth < parts.units:
         raise ValueError(f"depth={reuse.depth}: this UNet allows 1 to {parts.units - 1}")
@@ -135,11 +130,6 @@ def approximated(model: LatentModel, plan: Plan, approximation: Approximation) -
         keys = set(range(n))
     else:
         keys = set(reuse.keys.resolve(n, measured))
-        if gate and isinstance(reuse, Propagate):
+        if gate and isinstance(reuse, Propagate) and gate.first(n) < n:
             keys.add(gate.first(n))  # decoding ahead must not cross a change of rows
     return Approximated(model, plan, approximation, parts, tuple(sorted(keys)))
-
-
-def _guided(plan: Plan) -> bool:
-    """Return whether any evaluation needs the unconditional row."""
-    return any(stage.uncond for stage in plan.program.stages)

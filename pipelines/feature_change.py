@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.latent_model import LatentModel
-from pipelines.propagation import Whole, rerouted
+from pipelines.propagation import Whole, rerouted, same_rows
 from pipelines.unet_parts import UNetParts
 from samplers import Plan, generators, standard_normal, trajectory
 
@@ -73,7 +73,7 @@ def feature_change(
     times = torch.tensor([row.timestep for row in plan], dtype=torch.float32, device=model.device)
     watched = _Watched(UNetParts(model.unet), times)
     z_T = standard_normal((len(seeds), *model.latent_shape), generators(seeds), model.device)
-    network = model.conditioned(list(prompts))
+    network = same_rows(model.conditioned(list(prompts)), plan)
     with rerouted(model, watched):
         for _ in trajectory(network, z_T, plan):
             pass

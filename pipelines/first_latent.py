@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from samplers import (
     read_cfg_guidance,
     standard_normal,
 )
-from samplers.errors import choose
+from samplers.errors import choose, finite
 from samplers.registry import find
 
 
@@ -35,7 +36,9 @@ class FirstLatent:
         grid          by default the sampler's own
         """
         plus = find(sampler).guidance == "cfg++"
-        strength = read_cfg_guidance(cfg_guidance) if plus else {"scale": cfg_guidance}
+        strength = {"scale": finite("cfg_guidance", cfg_guidance)}
+        if plus:
+            strength = read_cfg_guidance(cfg_guidance)
         nfe = len(self.scheduler.timesteps)
         return compile_plan(sampler, self.schedule, nfe, grid=grid, **strength)
 
@@ -98,9 +101,23 @@ class FirstLatent:
             )
         return self.encode(src_img)
 
-    def _noise(self, **kwargs: Any) -> torch.Tensor:
-        seeds = self._seeds(**kwargs)
-        rows, *shape = kwargs.get("latent_dim", kwargs.get("size", (1, *self.latent_shape)))
+    def _noise(
+        self,
+        seeds: int | Sequence[int] | None = None,
+        uc: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        latent_dim: Sequence[int] | None = None,
+        size: Sequence[int] | None = None,
+        cfg_guidance: float | None = None,
+        **unknown: Any,
+    ) -> torch.Tensor:
+        if unknown:  # a misspelt `seeds` would give other noise at every call, unnoticed
+            raise ValueError(
+                f"unknown argument {min(unknown)!r} (noise is drawn from seeds, and to be seen by "
+                "callback_fn)"
+            )
+        seeds = self._seeds(seeds, uc, c)
+        rows, *shape = latent_dim or size or (1, *self.latent_shape)
         shape = (len(seeds) if rows == 1 else rows, *shape)
         if None in seeds:
             return torch.randn(shape).to(self.device)
@@ -128,10 +145,11 @@ class FirstLatent:
         seeds: int | Sequence[int] | None = None,
         uc: torch.Tensor | None = None,
         c: torch.Tensor | None = None,
-        **_: Any,
     ) -> list[int | None]:
         """Return one seed per image: as many as there are seeds, or embeddings if more."""
-        given = [seeds] if seeds is None or isinstance(seeds, int) else list(seeds)
+        if isinstance(seeds, str):
+            raise ValueError(f"seeds is {seeds!r}; pass a whole number, or a list of them")
+        given = [seeds] if seeds is None or isinstance(seeds, Integral) else list(seeds)
         counts = {len(given), *(len(e) for e in (uc, c) if e is not None)}
         if counts - {1, max(counts)}:
             raise ValueError(

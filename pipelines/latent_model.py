@@ -24,6 +24,7 @@ from samplers import (
 )
 from samplers.errors import whole
 from samplers.loop import Model
+from samplers.schedule import ZERO_SNR
 
 DECODED_AT_ONCE = 8 * 512 * 512  # pixels
 
@@ -58,6 +59,7 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
                 net.to(memory_format=torch.channels_last)
         self.evaluations = self.unet_rows = 0
 
+        _require_betas(pipe)
         spacing = spacing or pipe.scheduler.config.get("timestep_spacing", "leading")
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
         self.prediction_type = self.scheduler.config.prediction_type
@@ -66,8 +68,10 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
         total = self.schedule.num_timesteps
         steps = whole("num_sampling", _num_sampling(solver_config), 1, total)
         self.scheduler.set_timesteps(steps, device=device)
+        # rounding gives "trailing" one timestep too many at some numbers of steps, such as 61
+        self.scheduler.timesteps = self.scheduler.timesteps[:steps]
         self.skip = total // steps
-        self.total_alphas = self.scheduler.alphas_cumprod.clone().to(device)
+        self.total_alphas = self.scheduler.alphas_cumprod.clamp_min(ZERO_SNR).to(device)
         self.sigmas = ((1 - self.total_alphas) / self.total_alphas).sqrt()
         self.log_sigmas = self.sigmas.log()
         self.final_alpha_cumprod = self.scheduler.final_alpha_cumprod.to(device)
@@ -148,15 +152,15 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
         """Run a plan with a progress bar and CFGpp's callbacks; return the final latent.
 
         callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict; its "zt" replaces the
-                     state and its last "z0t" the result
+                     state and its last "z0t" the result, unless the plan ends in noise
         """
-        steps = trajectory(model, zt, plan)
+        steps, clean = trajectory(model, zt, plan), plan.end == 0
         # disable=None: no bar where stderr is a file
         for step in tqdm(steps, plan.name, plan.nfe, leave=False, disable=None):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
                 seen = callback_fn(step.index, step.timestep, seen)
-                step.latent = seen["z0t" if step.index == plan.nfe - 1 else "zt"]
+                step.latent = seen["z0t" if clean and step.index == plan.nfe - 1 else "zt"]
         return step.latent
 
     def generate(
@@ -177,6 +181,17 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
         latents = sample(self.conditioned(list(prompts), null_prompt), z_T, plan)
         images = (self.decode(latents) / 2 + 0.5).clamp(0, 1)
         return latents, images.cpu()
+
+
+def _require_betas(pipe: DiffusionPipeline) -> None:
+    """Raise ValueError for a scheduler that says nothing of ᾱ: DDIM's would invent one."""
+    config = pipe.scheduler.config
+    if config.get("beta_schedule") is None and config.get("trained_betas") is None:
+        raise ValueError(
+            f"the model's scheduler {type(pipe.scheduler).__name__} has no beta_schedule, so it is "
+            "trained on other noise (EDM, flow matching); models with a table of betas are sampled "
+            "here"
+        )
 
 
 def place(

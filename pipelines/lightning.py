@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,17 @@ class SDXLLightning(SDXL):
         return super().predict_noise(zt, t, None if c is not None else uc, c, added_cond_kwargs)
 
     @torch.no_grad()
-    def sample(self, *args: Any, cfg_guidance: float = 1.0, **kwargs: Any) -> torch.Tensor:
+    def sample(
+        self,
+        prompt1: Sequence[str | Sequence[str]] = ("", ""),
+        prompt2: Sequence[str | Sequence[str]] | None = None,
+        cfg_guidance: float = 1.0,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """Return images as `SDXL.sample` does; cfg_guidance must be 1."""
         if cfg_guidance != 1.0:
             raise ValueError(
                 f"cfg_guidance is {cfg_guidance}; a distilled model takes no guidance, pass 1.0"
             )
-        return super().sample(*args, cfg_guidance=cfg_guidance, **kwargs)
+        return super().sample(prompt1, prompt2, cfg_guidance, *args, **kwargs)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from pipelines.unet_parts import UNetParts
+from samplers import Plan
+from samplers.loop import Model
 
 Tensor = torch.Tensor
 
@@ -188,3 +190,18 @@ def rerouted(model: Any, network: Whole | Gated) -> Iterator[None]:
         yield
     finally:
         model.unet = unet
+
+
+def guided(plan: Plan) -> bool:
+    """Return whether any evaluation of a plan needs the unconditional row."""
+    return any(stage.uncond for stage in plan.program.stages)
+
+
+def same_rows(network: Model, plan: Plan) -> Model:
+    """Return a network that runs the same rows in every evaluation: both, or the conditional one.
+
+    Features of a row that was left out would be missing where they are to be reused.
+    """
+    if guided(plan):
+        return lambda z, t: network(z, t)
+    return lambda z, t: (network.cond(z, t),) * 2

@@ -90,7 +90,14 @@ class SDXL(LatentModel):
             first: str | Sequence[str], second: str | Sequence[str] | None
         ) -> tuple[torch.Tensor, ...]:
             texts = listed(first), listed(first if second is None else second)
-            return self._texts([(*pair, clip_skip) for pair in zip(*texts, strict=True)])
+            counts = [len(own) for own in texts]
+            if 1 not in counts and len(set(counts)) > 1:
+                raise ValueError(
+                    f"{counts[0]} texts for the first encoder and {counts[1]} for the second; pass "
+                    "as many of each, or one"
+                )
+            pairs = zip(*(own * (max(counts) // len(own)) for own in texts), strict=True)
+            return self._texts([(*pair, clip_skip) for pair in pairs])
 
         null, pooled_null = embed(null_prompt_1, null_prompt_2)
         cond, pooled_cond = embed(prompt_1, prompt_2)
@@ -222,8 +229,10 @@ class SDXL(LatentModel):
         negative_*        the same for the unconditional row; with both sizes given it has its own
         kwargs            callback_fn, seeds (one or a list) and whatever the solver takes
         """
+        if isinstance(prompt1, str) or isinstance(prompt2, str):
+            raise ValueError("a prompt is one string; pass [null prompt, prompt]")
         shape = target_size or self._own_size
-        if any(n < 1 or n % self.vae_scale_factor for n in shape):
+        if len(shape) != 2 or any(n < 1 or n % self.vae_scale_factor for n in shape):
             raise ValueError(
                 f"target_size is {target_size}; height and width must be multiples of "
                 f"{self.vae_scale_factor} pixels"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import exp, inf, log, sqrt
+from numbers import Real
 from pathlib import Path
 
 from samplers import guidance
@@ -92,11 +93,10 @@ def compile_plan(
         rows = build(scale)
     else:
         scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
-        if interval is not None:
-            rate = guidance.within(rate, *pair("interval", interval))
+        interval = None if interval is None else pair("interval", interval)
         own = preset is not None or callable(omega)  # weights that are to stay as they are
         largest = _largest_kick(None if own else recipe.kick, kick)
-        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest))
+        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest, interval))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
@@ -110,9 +110,11 @@ def _check_options(recipe: Recipe, options: dict) -> None:
             raise ValueError(
                 f"sampler {recipe.name!r} takes no option {option}={value!r}; its options: {takes}"
             )
-    if finite("eta", options.get("eta", 0)) < 0:
+    for name in {"eta", "history"} & options.keys():  # as Python's own: numpy's may be float32
+        options[name] = finite(name, options[name])
+    if options.get("eta", 0) < 0:
         raise ValueError(f"eta is {options['eta']}; it must be 0 (deterministic) or more")
-    if not 0 <= finite("history", options.get("history", 1)) <= 1:
+    if not 0 <= options.get("history", 1) <= 1:
         raise ValueError(f"history is {options['history']}; it must be from 0 to 1")
     if "window" in options:
         options["window"] = pair("window", options["window"])
@@ -163,7 +165,7 @@ def _largest_kick(default: float | None, kick: float | None) -> float:
     """Return the caller's bound, or the default one, as a number; inf is none."""
     if kick is None:
         return inf if default is None else default
-    if not isinstance(kick, int | float) or not kick > 0:
+    if not isinstance(kick, Real) or not kick > 0:
         raise ValueError(f"kick is {kick!r}; it must be a number above 0, or inf for no bound")
     return float(kick)
 
@@ -186,10 +188,13 @@ def _rated(
     rate: Rate,
     constant: float,
     kick: float,
+    interval: tuple[float, float] | None,
 ) -> Iterator[Row]:
     """Integrate D_u + ω(σ)·Δ: each weight on D also weighs Δ, with the ω of that evaluation."""
 
     def weight(stage: Stage) -> float:
+        if interval and not guidance.inside(interval, exp(-stage.at)):
+            return 1.0
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import isfinite
+from numbers import Real
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def finite(name: str, value: float) -> float:
 
 def whole(name: str, value: int, low: int, high: int) -> int:
     """Return the value as an int in [low, high], or raise a ValueError that says so."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    fits = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
     if not fits or value != int(value):
         raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
     return int(value)

@@ -15,20 +15,25 @@ from samplers.schedule import NoiseSchedule
 Grid = Callable[[NoiseSchedule, int], list[float]]
 
 
-def leading(schedule: NoiseSchedule, n: int) -> list[float]:
-    """Timesteps i·⌊T/n⌋ + 1, SD's own spacing (diffusers "leading", steps_offset 1)."""
+def _leading_stride(schedule: NoiseSchedule, n: int) -> int:
     skip = schedule.num_timesteps // n
     if (n - 1) * skip + 1 >= schedule.num_timesteps:
         raise ValueError(
             f"nfe is {n}; the leading grid has no {n} of {schedule.num_timesteps} timesteps: use "
             "fewer, or another grid such as 'trailing'"
         )
+    return skip
+
+
+def leading(schedule: NoiseSchedule, n: int) -> list[float]:
+    """Timesteps i·⌊T/n⌋ + 1, SD's own spacing (diffusers "leading", steps_offset 1)."""
+    skip = _leading_stride(schedule, n)
     return [schedule.sigma(i * skip + 1) for i in reversed(range(n))] + [0.0]
 
 
 def leading_shifted(schedule: NoiseSchedule, n: int) -> list[float]:
     """Timesteps i·⌊T/n⌋: the noise levels that CFGpp's shifted ᾱ table pairs with `leading`."""
-    skip = schedule.num_timesteps // n
+    skip = _leading_stride(schedule, n)
     return [schedule.sigma(i * skip) for i in reversed(range(n))] + [0.0]
 
 
@@ -155,7 +160,10 @@ def make_grid(
     """
     if isinstance(grid, str):
         grid = choose("grid", grid, GRIDS)
-    levels = [float(s) for s in (grid(schedule, n) if callable(grid) else grid)]
+    try:
+        levels = [float(s) for s in (grid(schedule, n) if callable(grid) else grid)]
+    except TypeError:
+        raise ValueError(f"grid is {grid!r}; give a name, a function or noise levels") from None
     if len(levels) != n + 1:
         raise ValueError(f"the grid has {len(levels)} noise levels; {n} steps need {n + 1}")
     for i, sigma in enumerate(levels):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from samplers.errors import finite, pair
+from samplers.errors import finite
 from samplers.schedule import NoiseSchedule
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,13 @@ def bell(schedule: NoiseSchedule, scale: float) -> Rate:
 
 
 def mean_bell(schedule: NoiseSchedule) -> float:
-    """Return the mean of `bell` at λ_cfg = 1 over its own 50 steps: 12.0 for Stable Diffusion."""
-    weight, skip = bell(schedule, 1.0), schedule.num_timesteps // REFERENCE_STEPS
-    levels = [schedule.sigma(i * skip + 1) for i in range(REFERENCE_STEPS)]
-    return sum(map(weight, levels)) / len(levels)
+    """Return the mean of `bell` at λ_cfg = 1 over its own 50 steps: 12.0 for Stable Diffusion.
+
+    They are timesteps 1, 21, … of 1,000, and the same shares of a schedule of another length.
+    """
+    weight, total = bell(schedule, 1.0), schedule.num_timesteps
+    times = [min((20 * i + 1) * total / 1000, total - 1) for i in range(REFERENCE_STEPS)]
+    return sum(weight(schedule.sigma(t)) for t in times) / len(times)
 
 
 def rising(schedule: NoiseSchedule, omega: float) -> Rate:
@@ -68,10 +71,10 @@ def late(schedule: NoiseSchedule, omega: float) -> Rate:
     return lambda sigma: omega - extra / 2 + 2 * extra * (1 - schedule.timestep(sigma) / last) ** 3
 
 
-def within(rate: Rate, low: float, high: float) -> Rate:
+def inside(interval: tuple[float, float], sigma: float) -> bool:
     """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724)."""
-    low, high = pair("guidance interval", (low, high))
-    return lambda sigma: rate(sigma) if low < sigma <= high else 1.0
+    low, high = interval
+    return low < sigma <= high
 
 
 def bounded(omega: float, constant: float, gain: float, kick: float) -> float:

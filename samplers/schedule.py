@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from math import exp, isfinite, log, sqrt
 from typing import Any
 
+ZERO_SNR = 2.0**-24  # ᾱ that stands for no signal at all
+
 
 def alpha_of(sigma: float) -> float:
     """Return α, the signal factor of z = α·x at noise level σ: 1/√(1 + σ²)."""
@@ -47,9 +49,12 @@ class NoiseSchedule:
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
         """Read the table of any diffusers scheduler that has `alphas_cumprod`.
 
-        A 1.0 prepended to the table, as CFGpp does, is dropped.
+        A 1.0 prepended to the table, as CFGpp does, is dropped. A last entry of 0, of a model with
+        zero terminal SNR (arXiv:2305.08891), counts as 2⁻²⁴, as in diffusers' Euler: σ_max = 4096.
         """
         table = [float(value) for value in scheduler.alphas_cumprod]
+        if table and table[-1] == 0:
+            table[-1] = ZERO_SNR
         return cls(table[1:] if table and table[0] >= 1 else table)
 
     @property

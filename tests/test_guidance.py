@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from math import inf
 
+import numpy as np
 import pytest
 
-from samplers import available, compile_plan, guidance
+from samplers import NoiseSchedule, available, compile_plan, guidance
 
 KICKS = [r.name for r in available() if r.strength.endswith("kick")]
 
@@ -122,14 +123,27 @@ def test_a_bound_that_is_none_is_refused(kick, schedule):
 
 
 def test_interval_is_open_below_and_closed_above(schedule):
-    weight = guidance.within(guidance.constant(7.5), 0.28, 5.42)
-    assert [weight(s) for s in (0.1, 0.28, 0.281, 5.42, 5.43)] == [1, 1, 7.5, 7.5, 1]
+    found = [guidance.inside((0.28, 5.42), s) for s in (0.1, 0.28, 0.281, 5.42, 5.43)]
+    assert found == [False, False, True, True, False]
 
 
 def test_plan_guides_inside_its_interval_only(schedule):
     plan = compile_plan("dpm2m", schedule, 20, scale=7.5, interval=(0.28, 5.42))
     for row in plan:
         assert row.weight == (7.5 if 0.28 < row.sigma <= 5.42 else 1.0)
+
+
+def test_the_bound_of_a_step_is_for_guidance_alone(schedule):
+    """Outside the interval the conditional model's own 1 stays, whatever the bound."""
+    plan = compile_plan("exp2m_cfg++", schedule, 10, omega=0.5, interval=(1, 5), kick=0.3)
+    assert [row.weight == 1 for row in plan] == [not 1 < row.sigma <= 5 for row in plan]
+
+
+@pytest.mark.parametrize("total", [500, 100, 51, 50, 49, 20])
+def test_the_mean_of_the_bell_hardly_depends_on_how_finely_a_schedule_is_cut(total, schedule):
+    levels = [schedule.sigma(t) for t in np.linspace(0, 999, total)]
+    coarse = NoiseSchedule(1 / (1 + sigma**2) for sigma in levels)
+    assert guidance.mean_bell(coarse) == pytest.approx(guidance.mean_bell(schedule), rel=0.1)
 
 
 @pytest.mark.parametrize("shape", ["constant", "bell", "late", "rising"])

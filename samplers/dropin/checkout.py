@@ -159,7 +159,8 @@ class Vault:
         """Return what the file at `path` would be had nothing been written there.
 
         Where the rest of the file was edited since, that stays, and only the region goes back.
-        None when nothing stood there, or when the region itself was edited since.
+        A region that is back already stays, too. None when nothing stood there, or when the region
+        itself was edited since.
         """
         entry = self.files[self.name(path)]
         if "original" not in entry:
@@ -170,9 +171,11 @@ class Vault:
             target = read_target(path)
         except ValueError:
             return None
+        former = _locate(path, self.original(self.name(path)))
+        if target.region == former.region:  # brought back by other means, such as git
+            return target.data
         if fingerprint(target.region) != entry.get("region"):
             return None
-        former = _locate(path, self.original(self.name(path)))
         return target.with_bytes(former.data[former.start : former.end])
 
     def save(self) -> None:

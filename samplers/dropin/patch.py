@@ -17,7 +17,7 @@ from samplers.dropin.checkout import (
     set_aside,
 )
 from samplers.dropin.copies import package_copies, place_copy, remove_copies
-from samplers.dropin.regions import DEFAULT, FILES, OURS, fingerprint, name_of, region_text
+from samplers.dropin.regions import DEFAULT, OURS, fingerprint, name_of, region_text
 
 # The class in all published versions of CFGpp's two files, as `regions.fingerprint` sees it.
 PUBLISHED = {
@@ -73,6 +73,8 @@ def write(
                 "keeps a copy"
             )
     copies = package_copies(folder) if copy and not inline else {}
+    if copies and (folder / "samplers").exists() and not (folder / "samplers").is_dir():
+        raise ValueError(f"{folder / 'samplers'} is a file; rename it, or pass --inline")
     for file, data in copies.items():
         ours = vault.files.get(vault.name(file), {}).get("installed")
         present = file.read_bytes() if file.exists() else data
@@ -87,9 +89,13 @@ def write(
     changed = [file for file, data in copies.items() if place_copy(file, data, vault)]
     if changed:
         done.append(f"{folder / 'samplers'}: {len(changed)} files")
-    if not any(entry.get("what", "").endswith("shared") for entry in vault.files.values()):
-        done += remove_copies(folder, vault)
-    return done
+    return done + _remove_unused(folder, vault)
+
+
+def _remove_unused(folder: Path, vault: Vault) -> list[str]:
+    """Take `samplers/` away where no file of the folder imports it any more."""
+    shared = any(entry.get("what", "").endswith("shared") for entry in vault.files.values())
+    return [] if shared else remove_copies(folder, vault)
 
 
 def _install(target: Target, text: str, what: str, vault: Vault) -> str:
@@ -131,8 +137,7 @@ def revert(path: Path, force: bool = False) -> list[str]:
             )
     require_writable(files)
     done = [_restore(file, vault) for file in files]
-    if not any(name in vault.files for name in FILES.values()):
-        done += remove_copies(folder, vault)
+    done += _remove_unused(folder, vault)
     return done or [f"{path}: nothing was written there, so there is nothing to revert"]
 
 
