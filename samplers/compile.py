@@ -62,6 +62,7 @@ def compile_plan(
     _check_options(recipe, options)
     if recipe.few and nfe < FEW:
         logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
+    kick = None if kick is None else _bound(kick)
     guided = {"shape": shape, "interval": interval, "kick": kick}
     said = {k: v for k, v in {**guided, **options}.items() if v is not None}
     if isinstance(grid, str):
@@ -95,8 +96,8 @@ def compile_plan(
         scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
         interval = None if interval is None else pair("interval", interval)
         own = preset is not None or callable(omega)  # weights that are to stay as they are
-        largest = _largest_kick(None if own else recipe.kick, kick)
-        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest, interval))
+        largest = (None if own else recipe.kick) if kick is None else kick
+        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest or inf, interval))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
@@ -161,10 +162,7 @@ def _rate(
     return scale, scale * unit, make(scale * unit)
 
 
-def _largest_kick(default: float | None, kick: float | None) -> float:
-    """Return the caller's bound, or the default one, as a number; inf is none."""
-    if kick is None:
-        return inf if default is None else default
+def _bound(kick: float) -> float:
     if not isinstance(kick, Real) or not kick > 0:
         raise ValueError(f"kick is {kick!r}; it must be a number above 0, or inf for no bound")
     return float(kick)

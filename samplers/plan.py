@@ -14,8 +14,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import isclose, log, sqrt
+from math import inf, isclose, log, sqrt
 
+from samplers.errors import finite
 from samplers.exponential import moments
 from samplers.program import Program, compile_program
 
@@ -172,17 +173,22 @@ class Plan:
         return None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """Write it as standard JSON, which has no infinity: an option that is one is a string."""
+        data = asdict(self)
+        data["options"] = _portable(data["options"])
+        return json.dumps(data, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read what `to_json` wrote, and check it."""
         try:
             data = json.loads(text)
-            rows = tuple(_row(row) for row in data.pop("rows"))
-            options = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("options").items()
-            }
+            rows = tuple(_row(i, row) for i, row in enumerate(data.pop("rows")))
+            options = {k: _read(v) for k, v in data.pop("options").items()}
+            if not rows:
+                raise ValueError("a plan has at least one row")
+            for name in ("start", "scale"):
+                data[name] = finite(name, data[name])
             return cls(rows=rows, options=options, **data).check()
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is no plan as Plan.to_json writes it: {error}") from None
@@ -207,14 +213,40 @@ class Plan:
         return "\n".join(lines)
 
 
-def _row(data: dict) -> Row:
+def _portable(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _portable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(inner) for inner in value]
+    return "inf" if value == inf else value
+
+
+def _read(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(map(_read, value))
+    return inf if value == "inf" else value
+
+
+def _row(i: int, data: dict) -> Row:
+    def number(name: str, value: object) -> float:
+        return finite(f"row {i}: {name}", value)
+
     def update(fields: dict | None) -> Update | None:
         if fields is None:
             return None
-        lists = {key: tuple(fields[key]) for key in ("uncond", "delta")}
-        return Update(**{**fields, **lists})
+        numbers = {name: number(name, fields[name]) for name in ("sigma", "state", "noise")}
+        lists = {
+            name: tuple(number(name, weight) for weight in fields[name])
+            for name in ("uncond", "delta")
+        }
+        if len(lists["delta"]) > len(lists["uncond"]):
+            raise ValueError(f"row {i} weighs more differences than estimates")
+        return Update(**{**fields, **numbers, **lists})
 
     carry, probe = update(data["carry"]), update(data["probe"])
     if carry is None:
-        raise ValueError("a row of the plan has no carry")
-    return Row(**{**data, "carry": carry, "probe": probe})
+        raise ValueError(f"a row of the plan has no carry: row {i}")
+    numbers = {name: number(name, data[name]) for name in ("sigma", "timestep", "weight")}
+    if numbers["sigma"] <= 0:
+        raise ValueError(f"row {i}: sigma is {numbers['sigma']}; it must be above 0")
+    return Row(**{**data, **numbers, "carry": carry, "probe": probe})

@@ -96,6 +96,8 @@ def find_preset(name: str | Path | Preset) -> Preset:
     """Read the preset of a name in presets/, or of a file; a preset itself is returned."""
     if isinstance(name, Preset):
         return name
+    if not isinstance(name, str | Path):
+        raise ValueError(f"preset is {name!r}; give a name in presets/, or a file")
     path = Path(name)
     if not path.is_file():
         known = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
@@ -110,11 +112,13 @@ def _choice(i: int, data: dict) -> Choice:
     unknown = set(data) - {f.name for f in fields(Choice)}
     if unknown:
         raise ValueError(f"step {i} has an unknown {min(unknown)!r}")
-    for name in data.keys() - {"corrector", "gains"}:
-        finite(f"step {i}: {name}", data[name])
+    data = dict(data)
+    for name in data.keys() - {"corrector", "gains", "order"}:
+        data[name] = finite(f"step {i}: {name}", data[name])
+    if "order" in data:
+        data["order"] = whole(f"step {i}: order", data["order"], 1, 3)
     gains = data.get("gains")
     step = Choice(**{**data, "gains": None if gains is None else tuple(map(float, gains))})
-    whole(f"step {i}: order", step.order, 1, 3)
     if step.sigma <= 0 or step.eta < 0 or not 0 <= step.history <= 1:
         raise ValueError(f"step {i}: sigma must be above 0, eta at least 0, history from 0 to 1")
     if step.corrector and (step.eta or gains):

@@ -76,6 +76,15 @@ def test_work_is_what_the_cost_says():
     assert (cost.whole, cost.partial, cost.rows) == (3, 3, 2 * 3 + 3)
 
 
+@pytest.mark.parametrize("nfe", [1, 4])
+def test_a_gate_that_comes_after_the_end_is_no_key(nfe):
+    model = standin()
+    text = "propagate[keys=uniform:2]~gate[after=0.99]"
+    ready = approximated(model, plan_of(model, nfe=nfe), parse(text))
+    assert ready.keys == tuple(range(0, nfe, 2))
+    assert (ready.cost.whole, ready.cost.partial) == (-(-nfe // 2), nfe // 2)
+
+
 def test_an_image_depends_on_its_prompt_and_seed_alone():
     model = standin()
     ready = approximated(model, plan_of(model), parse("propagate[keys=uniform:2]~gate[after=0.6]"))

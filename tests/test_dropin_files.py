@@ -114,6 +114,30 @@ def test_edits_elsewhere_in_the_file_survive_a_revert(checkout):
     assert path.read_text() == before + "# mine\n"
 
 
+@MODES
+def test_after_a_restore_by_git_the_file_of_now_is_what_a_revert_brings_back(checkout, inline):
+    """The region is CFGpp's again, and the rest of the file may have moved on upstream."""
+    path, flags = checkout / "latent_diffusion.py", ["--inline"] * inline
+    assert run(checkout, "--write", *flags) == 0
+    cfgpp.git(checkout, "checkout", "--", ".")
+    path.write_text(path.read_text() + "# upstream\n")
+    before = path.read_bytes()
+    assert run(checkout, "--write", *flags) == 0
+    assert not list(checkout.glob("*.replaced"))
+    assert run(checkout, "--revert") == 0
+    assert path.read_bytes() == before
+    assert not (checkout / "samplers").exists()
+
+
+@MODES
+def test_after_a_restore_by_git_a_revert_clears_up(checkout, inline):
+    assert run(checkout, "--write", *["--inline"] * inline) == 0
+    cfgpp.git(checkout, "checkout", "--", ".")
+    assert run(checkout, "--revert") == 0
+    assert cfgpp.git(checkout, "status", "--short") == ""
+    assert not (checkout / ".git" / "samplers-dropin").exists()
+
+
 def test_line_ends_permissions_and_formatting_of_the_target_are_respected(checkout):
     path = checkout / "latent_diffusion.py"
     path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
@@ -134,6 +158,23 @@ def test_without_git_the_copy_stands_beside(checkout, tmp_path):
     assert (checkout / ".samplers-dropin").is_dir()
     assert run(checkout, "--revert") == 0
     assert {p: p.read_bytes() for p in checkout.iterdir()} == before
+
+
+def test_a_file_in_the_way_of_the_package_is_seen_before_anything_is_written(checkout, capsys):
+    (checkout / "samplers").write_text("mine\n")
+    assert run(checkout, "--write") == 2
+    assert "samplers is a file; rename it, or pass --inline" in capsys.readouterr().err
+    assert cfgpp.git(checkout, "status", "--short").split() == ["??", "samplers"]
+
+
+def test_the_package_stays_while_another_file_imports_it(checkout):
+    other = checkout / "mine.py"
+    shutil.copy(checkout / "latent_sdxl.py", other)
+    assert run(checkout, "--write") == 0 == run(other, "--write")
+    assert run(checkout, "--revert") == 0
+    assert (checkout / "samplers" / "plan.py").is_file()
+    assert run(other, "--revert") == 0
+    assert not (checkout / "samplers").exists()
 
 
 def test_a_foreign_samplers_folder_is_not_touched(checkout, capsys):

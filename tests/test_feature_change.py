@@ -12,6 +12,7 @@ from approximate_runs import PROMPTS, SEEDS, plan_of, standin
 from pipelines.approximate import approximated
 from pipelines.approximation import parse
 from pipelines.feature_change import choose_keys, feature_change
+from samplers import compile_plan
 
 
 def test_chosen_keys_are_the_best_of_all_sets():
@@ -54,3 +55,13 @@ def test_automatic_keys_are_a_function_of_model_and_plan():
 def test_more_keys_than_evaluations_are_refused():
     with pytest.raises(ValueError, match="choose from 1 to 3"):
         choose_keys(np.zeros((3, 3)), 4)
+
+
+@pytest.mark.parametrize("text", ["propagate[keys=auto:2]", "cache[keys=auto:2]"])
+def test_automatic_keys_of_a_plan_that_leaves_rows_out_in_places(text):
+    """Outside its interval a plan asks for one row alone; features must stay comparable."""
+    model = standin()
+    plan = compile_plan("dpm2m", model.schedule, nfe=5, omega=2, interval=(0, 3))
+    assert len({stage.uncond for stage in plan.program.stages}) == 2
+    ready = approximated(model, plan, parse(text))
+    assert len(ready.keys) == 2 and ready.latents(PROMPTS, SEEDS).isfinite().all()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import latent_diffusion
 from latent_diffusion import BaseDDIMCFGpp, StableDiffusion, get_solver, register_solver
-from samplers import available, compile_plan, generators, standard_normal
+from samplers import Plan, available, compile_plan, generators, standard_normal
 
 ROOT = Path(__file__).parents[1]
 STANDIN = str(ROOT / "standins" / "sd15")
@@ -197,8 +199,76 @@ def test_errors_are_one_line_that_helps(load):
         load("ddim").sample(prompt=["", ["a", "b", "c"]], seeds=[1, 2])
     with pytest.raises(ValueError, match="cfg_guidance is nan; it must be finite"):
         load("ddim_cfg++").sample(cfg_guidance=float("nan"), prompt=["", PROMPT])
+    with pytest.raises(ValueError, match="cfg_guidance is None; it must be a number"):
+        load("ddim").sample(cfg_guidance=None, prompt=["", PROMPT])
     with pytest.raises(ValueError, match="unknown method 'dim'"):
         load("ddim").initialize_latent("dim")
+    with pytest.raises(ValueError, match=r"prompt is 'a red circle'; pass \[null prompt, prompt\]"):
+        load("ddim").sample(prompt="a red circle")
+    for name in ("ddim", "ddim_cfg++"):
+        with pytest.raises(ValueError, match="unknown argument 'seed'"):
+            load(name).sample(prompt=["", PROMPT], seed=1)
+        with pytest.raises(ValueError, match="seeds is '12'; pass a whole number"):
+            load(name).sample(prompt=["", PROMPT], seeds="12")
+
+
+def other_scheduler(tmp_path: Path, **changes: object) -> str:
+    """Return a copy of the stand-in with changed entries of its scheduler; None takes one away."""
+    place = shutil.copytree(STANDIN, tmp_path / "other")
+    path = place / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return str(place)
+
+
+def test_a_model_of_other_noise_is_refused_by_name(tmp_path):
+    """DDIM's scheduler would fill in betas that an EDM or flow-matching model never saw."""
+    key = other_scheduler(tmp_path, beta_schedule=None, trained_betas=None)
+    index = Path(key) / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "EDMEulerScheduler"))
+    with pytest.raises(ValueError, match="scheduler EDMEulerScheduler has no beta_schedule") as e:
+        get_solver("ddim", solver_config={"num_sampling": 4}, model_key=key, device="cpu")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("steps", [4, 61])
+def test_trailing_timesteps_are_as_many_as_asked_for(steps, tmp_path):
+    """diffusers rounds to one more at 61 steps, 103 and others."""
+    key = other_scheduler(tmp_path, timestep_spacing="trailing")
+    config = {"num_sampling": steps}
+    for name in ("ddim", "ddim_cfg++"):
+        solver = get_solver(name, solver_config=config, model_key=key, device="cpu")
+        solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1)
+        assert solver.evaluations == steps
+
+
+def test_a_model_with_zero_terminal_snr_is_sampled(tmp_path):
+    key = other_scheduler(tmp_path, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    for name in ("ddim", "ddim_cfg++"):
+        solver = get_solver(name, solver_config={"num_sampling": 4}, model_key=key, device="cpu")
+        assert solver.schedule.sigma_max == pytest.approx(4096, rel=1e-6)
+        assert solver.sigmas.isfinite().all()
+        assert solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1).isfinite().all()
+
+
+def test_numpy_numbers_are_numbers():
+    config = {"num_sampling": np.int64(4)}
+    solver = get_solver("exp2m_cfg++", solver_config=config, model_key=STANDIN, device="cpu")
+    found = solver.sample(cfg_guidance=np.float32(0.5), prompt=["", PROMPT], seeds=np.int64(1))
+    assert torch.equal(found, solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1))
+    given = {"eta": np.float32(0.5), "history": np.float64(0.5), "kick": np.float32(2)}
+    plan = compile_plan("exp2m_cfg++", solver.schedule, np.int64(5), np.float32(0.5), **given)
+    assert plan.rows == compile_plan("exp2m_cfg++", solver.schedule, 5, 0.5, eta=0.5).rows
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_looking_changes_nothing_where_a_plan_ends_in_noise(load):
+    """The clean estimate is not the result there, so a callback's unchanged one is not taken."""
+    solver = load("dpm++_2m_cfgpp")
+    assert solver.plan("dpm++_2m_cfgpp", 0.5).end > 0
+    given = {"cfg_guidance": 0.5, "prompt": ["", PROMPT], "seeds": 1}
+    seen = solver.sample(**given, callback_fn=lambda step, t, state: state)
+    assert torch.equal(seen, solver.sample(**given))
 
 
 def test_the_benchmark_region_is_marked_and_short():

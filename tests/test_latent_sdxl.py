@@ -217,8 +217,21 @@ def test_lightning_runs_the_conditional_row_on_trailing_timesteps(name, lightnin
     torch.testing.assert_close(image, other_null)
 
 
+def test_one_text_of_an_encoder_serves_all_of_the_others(load):
+    prompts, styles = ["a red circle", "a blue star"], ["a photo", "a photo"]
+    for first, second in ((prompts, "a photo"), ("a photo", prompts)):
+        lists = [styles if isinstance(text, str) else text for text in (first, second)]
+        given, due = (
+            load().sample(["", a], ["", b], seeds=[1, 2]) for a, b in ((first, second), lists)
+        )
+        assert torch.equal(given, due)
+
+
 def test_lightning_takes_no_guidance(lightning):
     solver = lightning("ddim_lightning")
+    prompt = ["", PROMPT]
+    by_place = solver.sample(prompt, None, 1.0, seeds=1)
+    assert torch.equal(by_place, solver.sample(prompt1=prompt, seeds=1))
     with pytest.raises(ValueError, match=r"cfg_guidance is 5.0; a distilled model takes no guid"):
         solver.sample(prompt1=["", PROMPT], cfg_guidance=5.0)
 
@@ -270,6 +283,12 @@ def test_errors_are_one_line_that_helps(load):
         register_solver("ddim")(SDXL)
     with pytest.raises(ValueError, match=r"target_size is \(60, 64\); height and width must be"):
         load().sample(prompt1=["", PROMPT], target_size=(60, 64))
+    with pytest.raises(ValueError, match=r"target_size is \(64,\); height and width must be"):
+        load().sample(prompt1=["", PROMPT], target_size=(64,))
+    with pytest.raises(ValueError, match=r"pass \[null prompt, prompt\]"):
+        load().sample(prompt1=PROMPT)
+    with pytest.raises(ValueError, match="2 texts for the first encoder and 3 for the second"):
+        load().sample(prompt1=["", ["a", "b"]], prompt2=["", ["c", "d", "e"]])
     with pytest.raises(ValueError, match="only SDXL base models are sampled here, not refiners"):
         load().time_ids((64, 64), (0, 0), (6,))
     with pytest.raises(NotImplementedError, match="SDXL only loads a model; take a solver"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -132,6 +133,38 @@ def test_json_of_a_row_without_a_carry(schedule):
     data["rows"][1]["carry"] = None
     with pytest.raises(ValueError, match="a row of the plan has no carry"):
         Plan.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(rows=[]), "a plan has at least one row"),
+        (lambda data: data.update(start="1"), None),
+        (lambda data: data.update(start="x"), "start is 'x'; it must be a number"),
+        (lambda data: data["rows"][1].update(sigma=0), "row 1: sigma is 0.0; it must be above 0"),
+        (lambda data: data["rows"][0].update(timestep="late"), "row 0: timestep is 'late'"),
+        (lambda data: data["rows"][0]["carry"]["delta"].append(1.0), "row 0 weighs more differ"),
+    ],
+)
+def test_json_that_is_damaged_in_places(change, message, schedule):
+    plan = compile_plan("ddim", schedule, 2)
+    data = json.loads(plan.to_json()) | {"start": plan.start}
+    change(data)
+    if message is None:
+        Plan.from_json(json.dumps(data))
+        return
+    with pytest.raises(ValueError, match=message):
+        Plan.from_json(json.dumps(data))
+
+
+def test_json_is_standard_where_an_option_is_infinite(schedule):
+    plan = compile_plan("exp2m_cfg++", schedule, 3, kick=inf, window=(0.1, inf))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    json.loads(plan.to_json(), parse_constant=refuse)
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_json_is_checked(schedule):

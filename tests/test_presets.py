@@ -85,6 +85,8 @@ STEP = {"sigma": 1.0}
         ({"steps": [{"sigma": 1.0, "eta": 1, "corrector": True}, STEP]}, "corrector goes with"),
         ({"steps": [{"sigma": 1.0, "eta": 1}]}, "the last step"),
         ({"steps": [{"sigma": 1.0, "weight": 0}]}, "positive sum"),
+        ({"steps": [{"sigma": 1.0, "order": 1.5}]}, "order is 1.5"),
+        ({"steps": [{"sigma": 1.0, "weight": "much"}]}, "step 0: weight is 'much'"),
         ({"nfe": 2}, "states nfe 2 and has 1"),
         ({"steps": 3}, "not as Preset.to_json writes it"),
     ],
@@ -109,6 +111,17 @@ def test_a_wrong_preset_is_refused_with_a_reason(schedule, tmp_path, change, mes
 def test_a_preset_refuses_what_it_is_not_for(schedule, name, options, message):
     with pytest.raises(ValueError, match=message):
         compile_plan(name, schedule, preset=preset(schedule), **options)
+
+
+def test_numbers_of_a_preset_may_be_written_in_any_way(schedule, tmp_path):
+    found = []
+    for i, step in enumerate(({"order": 2, "weight": 1}, {"order": 2.0, "weight": "1"})):
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps({"sampler": NAME, "steps": [STEP | step]}))
+        found.append(compile_plan(NAME, schedule, 1, preset=path).rows)
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="preset is 5; give a name in presets/, or a file"):
+        compile_plan(NAME, schedule, 1, preset=5)
 
 
 def test_gains_that_move_constant_data_are_refused_by_the_plan(schedule):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,15 @@ def test_from_scheduler_drops_a_prepended_one(prepended):
     table = torch.tensor([1.0] * prepended + TABLE, dtype=torch.float64)
     found = NoiseSchedule.from_scheduler(SimpleNamespace(alphas_cumprod=table))
     assert found.alphas_cumprod == tuple(TABLE)
+
+
+def test_from_scheduler_reads_zero_terminal_snr_as_diffusers_euler_does():
+    config = {"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"}
+    euler = EulerDiscreteScheduler(**config, beta_start=0.00085, beta_end=0.012)
+    ddim = DDIMScheduler(**config, beta_start=0.00085, beta_end=0.012)
+    assert ddim.alphas_cumprod[-1] == 0
+    found = NoiseSchedule.from_scheduler(ddim)
+    assert found.sigma_max == pytest.approx(float(euler.sigmas.max()), rel=1e-6)
 
 
 @pytest.mark.parametrize(
