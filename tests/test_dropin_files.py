@@ -151,6 +151,15 @@ def test_line_ends_permissions_and_formatting_of_the_target_are_respected(checko
     assert path.read_bytes() == before
 
 
+def test_in_a_linked_work_tree_the_copy_stands_in_gits_own_folder(checkout, tmp_path):
+    linked = tmp_path / "linked"
+    cfgpp.git(checkout, "worktree", "add", "-q", str(linked))
+    assert run(linked, "--write", "--inline") == 0
+    assert {p.name for p in linked.iterdir()} == {p.name for p in checkout.iterdir()}
+    assert run(linked, "--revert") == 0
+    assert cfgpp.git(linked, "status", "--short") == ""
+
+
 def test_without_git_the_copy_stands_beside(checkout, tmp_path):
     shutil.rmtree(checkout / ".git")
     before = {p: p.read_bytes() for p in checkout.iterdir()}

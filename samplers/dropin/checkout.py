@@ -1,6 +1,6 @@
 """Files of a CFGpp checkout: find the class, replace it, keep what was there, bring it back.
 
-What is replaced is kept by its hash, in `.git/samplers-dropin/` of a git checkout and otherwise in
+What is replaced is kept by its hash, in git's own folder of a git checkout and otherwise in
 `.samplers-dropin/` beside the file, so that patching leaves no new file in the work tree of git.
 """
 
@@ -121,14 +121,23 @@ def set_aside(path: Path) -> Path:
     return copy
 
 
+def _git_folder(root: Path) -> Path | None:
+    """Return where git keeps its own files for a work tree; a linked one has a `.git` file."""
+    git = root / ".git"
+    if git.is_file():
+        git = root / git.read_text().removeprefix("gitdir:").strip()
+    return git if git.is_dir() else None
+
+
 class Vault:
     """What was replaced in one folder of a checkout, and a record of what was put there."""
 
     def __init__(self, folder: Path):
-        root = next((p for p in (folder, *folder.parents) if (p / ".git").is_dir()), None)
+        roots = ((p, _git_folder(p)) for p in (folder, *folder.parents))
+        root, git = next(((p, found) for p, found in roots if found), (folder, None))
         self.folder = folder
-        self.place = root / ".git" / "samplers-dropin" if root else folder / ".samplers-dropin"
-        self.prefix = folder.relative_to(root).as_posix() if root else "."
+        self.place = git / "samplers-dropin" if git else folder / ".samplers-dropin"
+        self.prefix = folder.relative_to(root).as_posix()
         self._index = self.place / "index.json"
         self._all = json.loads(self._index.read_text()) if self._index.is_file() else {}
         self.files: dict[str, dict[str, str]] = self._all.setdefault(self.prefix, {})
