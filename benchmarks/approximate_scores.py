@@ -24,11 +24,12 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Measured:
-    """Points by measure, draws (B,) by measure, and the pixels (n, h, w, 3)."""
+    """Points by measure, draws (B,) by measure, pixels (n, h, w, 3), and how many prompts."""
 
     points: dict[str, float]
     draws: dict[str, np.ndarray]
     pixels: np.ndarray
+    prompts: int
 
 
 class Scores:
@@ -72,7 +73,7 @@ class Scores:
             points["fid"], slope = frechet_influence(features, self._reference.statistics)
             slopes = np.bincount(owner, slope, minlength=len(self.prompts))
             draws["fid"] = linear_draws(points["fid"], slopes, self._weights)
-        return Measured(points, draws, pixels)
+        return Measured(points, draws, pixels, len(self.prompts))
 
     def _means(self, values: np.ndarray, owner: np.ndarray) -> np.ndarray:
         n = len(self.prompts)
@@ -92,7 +93,9 @@ def differences(measured: Mapping[str, Measured], base: str) -> dict[str, dict]:
     for measure in exact.points:
         family = {
             name: difference(
-                m.points[measure] - exact.points[measure], m.draws[measure] - exact.draws[measure]
+                m.points[measure] - exact.points[measure],
+                m.draws[measure] - exact.draws[measure],
+                exact.prompts,
             )
             for name, m in others.items()
         }

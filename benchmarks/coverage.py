@@ -139,7 +139,7 @@ def trial(bed: Bed, rng: np.random.Generator, weights: np.ndarray, exact: np.nda
         gap = draws[0, m, 4] - draws[0, m, 0]
         found[f"{name}, strong − weak"] = values[0, m, 4] - values[0, m, 0], interval(gap)
     found |= fronts({
-        name: Curve(OMEGAS, *values[arm], *draws[arm].transpose(0, 2, 1))
+        name: Curve(OMEGAS, *values[arm], *draws[arm].transpose(0, 2, 1), bed.prompts)
         for arm, name in enumerate(("other", "ours"))
     })  # fmt: skip
     others = {}
@@ -162,7 +162,7 @@ def truths(bed: Bed, points: np.ndarray) -> dict[str, float]:
         found[f"{name}, arm − arm"] = true[1, m, 2] - true[0, m, 2]
         found[f"{name}, strong − weak"] = true[0, m, 4] - true[0, m, 0]
     curves = {
-        name: Curve(OMEGAS, *true[arm], true[arm, :1], true[arm, 1:])
+        name: Curve(OMEGAS, *true[arm], true[arm, :1], true[arm, 1:], bed.prompts)
         for arm, name in enumerate(("other", "ours"))
     }
     return found | {name: value for name, (value, _) in fronts(curves).items()}

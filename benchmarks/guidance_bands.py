@@ -60,7 +60,9 @@ def changes(
         higher = measure(raised_in(band, base, raised))
         found[band] = {
             name: difference(
-                higher.points[name] - plain.points[name], higher.draws[name] - plain.draws[name]
+                higher.points[name] - plain.points[name],
+                higher.draws[name] - plain.draws[name],
+                plain.prompts,
             )
             for name in plain.points
         }

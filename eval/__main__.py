@@ -150,6 +150,8 @@ def _run(args: argparse.Namespace) -> None:
         compile=args.compile,
         patience=args.patience,
     )
+    if not args.no_score:
+        _check_scoring(args)
     outcome = run(request)
     for note in outcome.notes:
         print(note, file=sys.stderr)
@@ -194,6 +196,16 @@ def _run(args: argparse.Namespace) -> None:
         )
     else:
         print(f"next: python -m eval score {folder} && python -m eval report {folder}")
+
+
+def _check_scoring(args: argparse.Namespace) -> None:
+    """Raise ValueError for what scoring would refuse, before hours of drawing."""
+    if args.bootstrap < 1:
+        raise ValueError(f"--bootstrap {args.bootstrap}: must be at least 1; leave it out for 2000")
+    if args.reference is not None and not Path(args.reference).exists():
+        raise ValueError(
+            f"reference {args.reference!r}: no such folder or file; give images or an .npz"
+        )
 
 
 def _score(args: argparse.Namespace) -> None:

@@ -29,6 +29,11 @@ class Cell:
     features: Features
     draws: dict[str, np.ndarray]
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts have images in it."""
+        return len(np.unique(self.features.prompt))
+
 
 def clip_score(cosines: np.ndarray) -> float:
     """Return 100 × the mean image–caption cosine (not 2.5 × as in Hessel et al. 2021)."""

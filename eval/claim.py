@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval.tables import MISSING, difference_text, markdown
 
-WORDS = ("better", "not distinguishable", "worse", "out of range", "invalid")
+WORDS = ("better", "not distinguishable", "worse", "out of range", "no FID", "invalid")
 MEASURES = {"clip": "FID at equal CLIP", "fid": "CLIP at equal FID"}
 SIGN = {"clip": -1, "fid": 1}  # of a good difference: a lower FID, a higher CLIP
 
@@ -30,13 +30,15 @@ def read(paths: Sequence[Path]) -> dict[str, dict]:
             raise ValueError(f"{path} is not there; give results.json of a scored run") from None
         except json.JSONDecodeError:
             results = None
-        if not isinstance(results, dict) or "front" not in results:
+        if not isinstance(results, dict) or not {"front", "model", "cells"} <= results.keys():
             raise ValueError(
                 f"{path} holds no comparison of fronts; score its run with 'python -m eval score'"
             )
         name = f"{results['model']}, NFE {results['nfe']}"
         if name in runs:
             raise ValueError(f"{path} is a second run of {name}; give one of them")
+        if not results["front"]["clip"]:
+            raise ValueError(f"{path} has one arm alone; there is nothing to compare it with")
         runs[name] = results
     return runs
 
@@ -90,6 +92,8 @@ def beaten_at_once(results: Mapping) -> tuple[float | None, list[str]]:
 
 def _at_once(results: Mapping) -> str:
     """Say whether one strength beats both bests of an arm."""
+    if all(cell["fid"] is None for cell in results["cells"].values()):
+        return "Without a reference for FID there are no fronts to compare."
     omega, arms = beaten_at_once(results)
     both = "both a lower FID than the lowest and a higher CLIP than the highest"
     if omega is None:

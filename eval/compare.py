@@ -8,7 +8,7 @@ from math import log, sqrt
 import numpy as np
 
 from eval.cells import Cell
-from eval.front import OUT, Curve, compare_fronts, matched, straight
+from eval.front import NO_FID, OUT, Curve, compare_fronts, matched, straight
 from eval.statistics import INVALID, difference, judge
 from samplers.registry import available
 
@@ -31,8 +31,9 @@ def comparisons(cells: Mapping[str, Cell]) -> dict:
     focus = next(iter(regions), FOCUS if FOCUS in arms else arms[-1])
     bad = _bad(every)
     lines = {} if focus in bad else curves(cells, bad)
+    unmeasured = OUT if any(cell.entry["fid"] is not None for cell in cells.values()) else NO_FID
     outside = {
-        arm: {"verdict": INVALID if arm in bad or focus in bad else OUT}
+        arm: {"verdict": INVALID if arm in bad or focus in bad else unmeasured}
         for arm in arms
         if arm != focus and arm not in lines
     }
@@ -71,7 +72,7 @@ def curves(cells: Mapping[str, Cell], bad: set[str]) -> dict[str, Curve]:
         points.sort(key=lambda cell: cell.entry["omega"])
         values = [np.array([c.entry[k] for c in points]) for k in ("omega", "clip", "fid")]
         draws = [np.stack([c.draws[k] for c in points], axis=1) for k in ("clip", "fid")]
-        found[arm] = Curve(*values, *draws)
+        found[arm] = Curve(*values, *draws, min(cell.prompts for cell in points))
     return found
 
 
@@ -96,7 +97,8 @@ def _difference(ours: Cell, theirs: Cell, name: str) -> dict | None:
     if name not in ours.draws or name not in theirs.draws:
         return None
     gap = ours.entry[name] - theirs.entry[name]
-    return difference(gap, ours.draws[name] - theirs.draws[name])
+    prompts = min(ours.prompts, theirs.prompts)
+    return difference(gap, ours.draws[name] - theirs.draws[name], prompts)
 
 
 def _judged(pairs: Mapping[str, tuple[Cell, Cell]], bad: Mapping[str, dict]) -> dict[str, dict]:

@@ -24,6 +24,7 @@ from eval.run import Request, run
 from eval.score import read_config, score, stamp
 from eval.shards import shard
 from eval.tables import digits_for, markdown, number, to_csv
+from samplers.errors import finite
 
 COLUMNS = (
     *("nfe", "arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip"),
@@ -72,6 +73,7 @@ def curve(
     labels, regions = _labels(config, arms, omega, guidance)
     seeds = list(seeds or config["seeds"])
     home = folder / "curve"
+    finite("omega", omega)
     settings = {"omega": omega, "seeds": seeds, "arms": labels}
     _same_settings(home, settings)
     model = model or config["model"]
@@ -79,29 +81,32 @@ def curve(
     place = models.choose_device(device)
     network = load(source, max(nfes), place, config["dtype"])
     _same_model(config, source, network)
-    prompts = home / "prompts.txt"
-    write_atomic(prompts, "".join(f"{p}\n" for p in config["prompts"]).encode())
-    write_json(home / "settings.json", settings)
-
     skipped = [
         {"arm": arm, "nfe": None, "reason": "a region's file is not known"} for arm in regions
     ]
+    fitting: dict[int, list[str]] = {}
     for nfe in sorted(set(nfes)):
-        fitting = []
         for label in labels:
             (arm,) = parse_arms(f"{label}@w{omega:g}", (), guidance)
             try:
                 drawer(arm, network, nfe, config["grid"])
-                fitting.append(arm.key)
+                fitting.setdefault(nfe, []).append(arm.key)
             except ValueError as error:
                 skipped.append({"arm": label, "nfe": nfe, "reason": str(error)})
-        if not fitting:
-            continue
+    if not fitting:
+        reasons = dict.fromkeys(entry["reason"] for entry in skipped)
+        raise ValueError(
+            f"no arm can be drawn at {', '.join(map(str, nfes))}: {'; '.join(reasons)}"
+        )
+    prompts = home / "prompts.txt"
+    write_atomic(prompts, "".join(f"{p}\n" for p in config["prompts"]).encode())
+    write_json(home / "settings.json", settings)
+    for nfe, keys in fitting.items():
         out = home / f"nfe{nfe:02d}"
         run(
             Request(
                 model=model,
-                arms=",".join(fitting),
+                arms=",".join(keys),
                 scales=(),
                 prompts=prompts,
                 seeds=tuple(seeds),
@@ -117,7 +122,7 @@ def curve(
         )
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours sums them up
             score(out, scorer, reference, bootstrap, second_scorer)
-        print(f"NFE {nfe}: {len(fitting)} arms drawn and scored", file=sys.stderr)
+        print(f"NFE {nfe}: {len(keys)} arms drawn and scored", file=sys.stderr)
     return _collect(folder, config, settings, nfes, skipped)
 
 
@@ -145,7 +150,9 @@ def text(found: dict) -> str:
     rows.sort(key=lambda row: found["arms"].index(row[0]))
     lines = [f"{found['stamp']}; ω = {found['omega']:g}", ""]
     lines.append(markdown(["arm", "NFE", "CLIP ↑", "FID ↓", "all right %", "n"], rows))
-    lines += [f"left out: {e['arm']} at NFE {e['nfe']}: {e['reason']}" for e in found["skipped"]]
+    for entry in found["skipped"]:
+        place = f" at NFE {entry['nfe']}" if entry["nfe"] else ""
+        lines.append(f"left out: {entry['arm']}{place}: {entry['reason']}")
     return "\n".join(lines)
 
 

@@ -37,9 +37,12 @@ class Planned:
     plan: object
 
     def describe(self) -> dict:
+        from samplers.compile import stated_omega
+
         table = self.plan.to_json()
-        # A pinned lambda has no one strength in CFG units: the plan tells its mean over the steps.
-        omega = self.plan.omega if self.arm.omega is None else self.arm.omega
+        omega = self.arm.omega
+        if omega is None:
+            omega = stated_omega(self.plan, self.sd.schedule)
         plan = json.loads(table) if isinstance(table, str) else table
         return {"scale": self.plan.scale, "omega": omega, "plan": plan}
 

@@ -41,10 +41,17 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise ValueError(f"{path} is damaged ({error}); {_remedy(path)}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object; delete it and run again")
+        raise ValueError(f"{path} holds no JSON object; {_remedy(path)}")
     return value
+
+
+def _remedy(path: Path) -> str:
+    """Say what to do about a damaged file; without its configuration a run is not one any more."""
+    if path.name == "config.json":
+        return f"delete the folder {path.parent} and run again, or bring the file back"
+    return "delete it and run again"
 
 
 def check_folder(folder: Path) -> None:

@@ -31,17 +31,20 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the common range, where levels are p
 STEPS = 40  # levels that the mean over a common range is taken at
 LOST = 0.1  # a level that this share of the resamples cannot reach is out of range
 OUT = "out of range"
+NO_FID = "no FID"  # of a run without a reference: there are no fronts
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm over S ≥ 1 scales, ordered by `omega`; draws are (B, S) with the same resamples."""
+    """One arm over S ≥ 1 scales, ordered by `omega`; draws are (B, S) with the same resamples of
+    `prompts` prompts."""
 
     omega: np.ndarray
     clip: np.ndarray
     fid: np.ndarray
     clip_draws: np.ndarray
     fid_draws: np.ndarray
+    prompts: int
 
 
 def attained(need: np.ndarray, cost: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -137,7 +140,8 @@ def compare_fronts(
             gap = attained(own.need, own.cost, level) - attained(front.need, front.cost, level)
             gap = (gap if at == "clip" else -gap).mean(1)
             ends = sorted(_natural(x, at) for x in (min(low[0], high[0]), high[0]))
-            family[arm] = difference(gap[0], gap[1:]) | {"range": ends}
+            found = difference(gap[0], gap[1:], curves[focus].prompts)
+            family[arm] = found | {"range": ends}
     return judge({**family, **other}, at == "clip")
 
 
@@ -184,7 +188,9 @@ def matched(
             for arm, row in rows.items()
         }
         family = {
-            arm: difference(rows[focus][0] - row[0], rows[focus][1:] - row[1:])
+            arm: difference(
+                rows[focus][0] - row[0], rows[focus][1:] - row[1:], curves[focus].prompts
+            )
             if known[arm] and known[focus]
             else {"verdict": OUT}
             for arm, row in rows.items()

@@ -12,7 +12,9 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from eval.images import UNREADABLE
 
 STANDIN = "small stand-in model for tests; not Stable Diffusion"
 PROGRAM = "cfgpp-samplers"
@@ -62,7 +64,7 @@ def read_chunks(path: Path) -> dict[str, str]:
             kind = image.format
     except FileNotFoundError:
         raise ValueError(f"no file {path}; give a PNG") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         reason = type(error).__name__
         raise ValueError(f"{path} is not a readable image ({reason}); give a PNG") from None
     if not found:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FLAT_LEVELS = 1.0  # of 255: an image whose standard deviation is no more in any channel is flat
+# What Pillow raises for a file that is no picture, is cut off or damaged, or claims a vast size.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MEASURED = "latent_std"  # text chunk with the standard deviation of the final latent
 
 
@@ -81,7 +83,7 @@ def is_valid_png(path: Path, size: tuple[int, int], texts: Mapping[str, str]) ->
             image.load()
             found = {name: text for name, text in image.text.items() if name != MEASURED}
             return image.size == size and image.mode == "RGB" and found == dict(texts)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return False  # Pillow reports damage as any of these
 
 

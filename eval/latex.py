@@ -34,9 +34,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """One measure of one run."""
+    """One measure of the run in place `run`."""
 
-    run: str
+    run: int
     title: str
     entries: list[Entry]
 
@@ -56,9 +56,21 @@ def table(folders: Sequence[Path], kind: str, at: str = "best") -> str:
         return _csv(folders, runs, at)
     names, chosen = _rows(runs, at)
     columns = [
-        column for r, cells in zip(runs, chosen, strict=True) for column in _columns(r, cells)
+        column
+        for place, (results, cells) in enumerate(zip(runs, chosen, strict=True))
+        for column in _columns(results, place, cells)
     ]
-    return (_latex if kind == "latex" else _markdown)(runs, names, columns, at)
+    heads = _heads([Path(folder).name for folder in folders], runs)
+    return (_latex if kind == "latex" else _markdown)(runs, heads, names, columns, at)
+
+
+def _heads(folders: Sequence[str], runs: Sequence[dict]) -> list[str]:
+    """Name runs by model, and by NFE or folder, too, where that does not tell them apart."""
+    named = [results["model"] for results in runs]
+    for more in ([f"NFE {results['nfe']}" for results in runs], folders):
+        if len(set(named)) < len(named):
+            named = [f"{name}, {other}" for name, other in zip(named, more, strict=True)]
+    return named
 
 
 def _pick(cells: Sequence[dict], at: str) -> list[dict]:
@@ -87,13 +99,18 @@ def _rows(runs: Sequence[dict], at: str) -> tuple[list[str], list[list[dict | No
     if not keys:
         raise ValueError(f"--at {at}: no arm has this strength; give best, all or one that was run")
     names = [arm if omega is None else f"{arm}, ω = {omega:g}" for arm, omega in keys]
-    bad = [any(c.get(k) and not c[k]["valid"] for c in found) for k in keys]
-    names = [f"{n} †" if b else n for n, b in zip(names, bad, strict=True)]
+    bad = {cell["arm"] for results in runs for cell in _damaged(results)}
+    names = [f"{n} †" if arm in bad else n for n, (arm, _) in zip(names, keys, strict=True)]
     return names, [[cells.get(key) for key in keys] for cells in found]
 
 
-def _columns(results: dict, cells: Sequence[dict | None]) -> list[Column]:
-    columns = []
+def _damaged(results: dict) -> list[dict]:
+    """Return the cells with images that cannot be scored: their arms are compared nowhere."""
+    return [cell for cell in results["cells"].values() if not cell["valid"]]
+
+
+def _columns(results: dict, place: int, cells: Sequence[dict | None]) -> list[Column]:
+    bad, columns = {cell["arm"] for cell in _damaged(results)}, []
     for name, title, factor, sign in MEASURES:
         values = [None if c is None or c[name] is None else factor * c[name] for c in cells]
         if all(value is None for value in values):
@@ -101,7 +118,9 @@ def _columns(results: dict, cells: Sequence[dict | None]) -> list[Column]:
         digits = min(2, digits_for(values))
         shown = [None if v is None else f"{v:.{digits}f}" for v in values]
         ranked = {
-            float(s) for s, c in zip(shown, cells, strict=True) if s is not None and c["valid"]
+            float(s)
+            for s, c in zip(shown, cells, strict=True)
+            if s is not None and c["arm"] not in bad
         }
         best = sorted(ranked, key=lambda v: -sign * v)[:2] if len(ranked) > 1 else []
         entries = []
@@ -111,10 +130,10 @@ def _columns(results: dict, cells: Sequence[dict | None]) -> list[Column]:
                 continue
             ends = interval_of(cell, name)
             half = "" if ends is None else f"{factor * (ends[1] - ends[0]) / 2:.{digits}f}"
-            place = best.index(float(text)) if cell["valid"] and float(text) in best else None
-            mark = "" if place is None else (BOLD, UNDERLINE)[place]
+            ranked_here = cell["arm"] not in bad and float(text) in best
+            mark = (BOLD, UNDERLINE)[best.index(float(text))] if ranked_here else ""
             entries.append(Entry(text, half, mark))
-        columns.append(Column(results["model"], f"{title} {'↓' if sign < 0 else '↑'}", entries))
+        columns.append(Column(place, f"{title} {'↓' if sign < 0 else '↑'}", entries))
     return columns
 
 
@@ -123,8 +142,9 @@ def caption(runs: Sequence[dict], names: Sequence[str], at: str) -> str:
     stamps = "; ".join(dict.fromkeys(results["stamp"] for results in runs))
     first = runs[0]
     counts = {f"{r['prompt_count']} prompts × {len(r['seeds'])} seeds" for r in runs}
+    fid = any(cell["fid"] is not None for r in runs for cell in r["cells"].values())
     each = {
-        "best": "Every arm at its strength of lowest FID",
+        "best": f"Every arm at its strength of {'lowest FID' if fid else 'highest CLIP'}",
         "all": "Strengths ω in CFG units for every arm; equal ω is not equal guidance",
     }.get(at, f"Every arm at strength ω = {at} in CFG units, which is not equal guidance")
     nfe = ", ".join(sorted({str(r["nfe"]) for r in runs}))
@@ -152,13 +172,14 @@ def _latex_entry(entry: Entry) -> str:
     return style % entry.text + half
 
 
-def _latex(runs, names: Sequence[str], columns: Sequence[Column], at: str) -> str:
-    models = list(dict.fromkeys(column.run for column in columns))
-    widths = [sum(column.run == model for column in columns) for model in models]
-    starts = [2 + sum(widths[:place]) for place in range(len(models))]
+def _latex(
+    runs, named: Sequence[str], names: Sequence[str], columns: Sequence[Column], at: str
+) -> str:
+    widths = [sum(column.run == place for column in columns) for place in range(len(runs))]
+    starts = [2 + sum(widths[:place]) for place in range(len(runs))]
     heads = [
-        f"\\multicolumn{{{width}}}{{c}}{{{_escaped(model)}}}"
-        for model, width in zip(models, widths, strict=True)
+        f"\\multicolumn{{{width}}}{{c}}{{{_escaped(name)}}}"
+        for name, width in zip(named, widths, strict=True)
     ]
     rules = [f"\\cmidrule(lr){{{s}-{s + w - 1}}}" for s, w in zip(starts, widths, strict=True)]
     lines = [
@@ -186,9 +207,11 @@ def _markdown_entry(entry: Entry) -> str:
     return style % entry.text + (f" ± {entry.half}" if entry.half else "")
 
 
-def _markdown(runs, names: Sequence[str], columns: Sequence[Column], at: str) -> str:
-    several = len({column.run for column in columns}) > 1
-    header = ["sampler", *(f"{c.run}: {c.title}" if several else c.title for c in columns)]
+def _markdown(
+    runs, named: Sequence[str], names: Sequence[str], columns: Sequence[Column], at: str
+) -> str:
+    titles = (f"{named[c.run]}: {c.title}" if len(runs) > 1 else c.title for c in columns)
+    header = ["sampler", *titles]
     rows = [
         [f"`{name}`", *(_markdown_entry(column.entries[place]) for column in columns)]
         for place, name in enumerate(names)

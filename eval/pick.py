@@ -72,6 +72,11 @@ def load_scored(folder: Path, config: dict) -> dict:
         raise ValueError(
             f"{folder}: results.json is of an earlier version; run 'python -m eval score' again"
         )
+    new = [arm["key"] for arm in config["arms"] if arm["key"] not in results["cells"]]
+    if new:
+        raise ValueError(
+            f"{folder}: {new[0]} was drawn after the last scoring; run 'python -m eval score' again"
+        )
     results["cells"] = {arm["key"]: results["cells"][arm["key"]] for arm in config["arms"]}
     arms = dict.fromkeys(arm["arm"] for arm in config["arms"])
     for name in ("verdict", "front"):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from eval.images import MEASURED, is_flat, is_intact
+from eval.images import MEASURED, UNREADABLE, is_flat, is_intact
 
 MISSING = "missing"
 SAME = "the same pixels as"
@@ -58,7 +58,7 @@ def _read(path: Path, size: tuple[int, int] | None, whole: bool = False) -> Pict
             said = getattr(image, "text", {}).get(MEASURED, "nan")
     except FileNotFoundError:
         raise ValueError(MISSING) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a readable image ({type(error).__name__})") from None
     if whole and not is_intact(data):  # Pillow is content without the end and its checksums
         raise ValueError("not a readable image (cut off or altered)")

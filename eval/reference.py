@@ -47,7 +47,7 @@ def rendered(extractor: Extractor, count: int = RENDERS, cache: Path = CACHE) ->
             parts.append(extractor.arrays(np.stack(pixels)))
             progress.advance(len(pixels))
     arrays = joined(parts, extractor)
-    save_npz(path, stamp=np.array(stamp), **arrays)
+    _keep(path, stamp=np.array(stamp), **arrays)
     return reference_of(arrays, label)
 
 
@@ -118,8 +118,16 @@ def from_files(
     label += f" ({len(bad)} unreadable, left out)" if bad else ""
     label += f", centre-cropped and resized to {size[0]}×{size[1]} by PIL bicubic with antialiasing"
     arrays = joined(parts, extractor)
-    save_npz(path, stamp=np.array(stamp), label=np.array(label), **arrays)
+    _keep(path, stamp=np.array(stamp), label=np.array(label), **arrays)
     return reference_of(arrays, label)
+
+
+def _keep(path: Path, **arrays: np.ndarray) -> None:
+    """Cache arrays, or say that they cannot be: a checkout may be read-only."""
+    try:
+        save_npz(path, **arrays)
+    except OSError as error:
+        print(f"the reference is not kept for next time: {error}", file=sys.stderr)
 
 
 def from_npz(path: Path, scorer: str | None = None) -> Reference:
@@ -134,6 +142,17 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
         raise ValueError(
             f"reference file {path}: not a readable .npz ({type(error).__name__})"
         ) from None
+    for name in ("features", "mu", "sigma"):
+        values = arrays.get(name)
+        if values is not None and (
+            values.ndim != (1 if name == "mu" else 2)
+            or values.dtype.kind not in "fiu"
+            or not np.isfinite(values).all()
+        ):
+            raise ValueError(
+                f"reference file {path}: {name} of shape {values.shape} is not a finite "
+                f"{'vector' if name == 'mu' else 'matrix'}; build it again"
+            )
     if "features" in arrays:
         if scorer is None or str(arrays.get("scorer")) != scorer:
             arrays.pop("embedding", None)
@@ -145,7 +164,10 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
             raise ValueError(
                 f"reference file {path}: mu {mu.shape} and sigma {sigma.shape} do not fit together"
             )
-        n = int(arrays["n"]) if "n" in arrays else 0
+        try:
+            n = int(arrays.get("n", 0))
+        except (TypeError, ValueError):
+            raise ValueError(f"reference file {path}: n is {arrays['n']!r}, no number") from None
         return Reference(f"statistics of {path.name}", Statistics(n, mu, sigma))
     raise ValueError(
         f"reference file {path}: holds {', '.join(sorted(arrays)) or 'nothing'}; "

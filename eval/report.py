@@ -14,6 +14,7 @@ from eval.curve import read_curve
 from eval.curve import shell_command as curve_command
 from eval.folder import read_json
 from eval.images import write_atomic
+from eval.models import MODELS
 from eval.pick import best_baseline, by_arm, load_scored, nearest, usual_omega
 from eval.report_plots import legend, plots
 from eval.score import read_config
@@ -35,8 +36,9 @@ from eval.tables import (
 )
 
 TEMPLATES = Path(__file__).resolve().parent
+ELSEWHERE = "PATH/TO/"
 PROMPTS = TEMPLATES.parent / "prompts"
-WORDS = ("better", "worse", "mixed", "not distinguishable", "out of range", "invalid")
+WORDS = ("better", "worse", "mixed", "not distinguishable", "out of range", "no FID", "invalid")
 
 
 def report(folder: Path) -> Path:
@@ -189,19 +191,40 @@ def gallery(folder: Path, results: dict, config: dict) -> dict:
     }
 
 
+def _placed(entry: dict, name: str) -> str:
+    """Return how an arm is asked for: a region by its name and a file."""
+    if entry["sampler"] != "region":
+        return name
+    own, bracket, rest = name.partition("[") if "[" in name else name.partition("@")
+    return f"{own}=region:{ELSEWHERE}FILE.py{bracket}{rest}"
+
+
 def command(config: dict, out: str) -> str:
-    """Return the shell command that draws and scores this run again."""
+    """Return the shell command that draws and scores this run again.
+
+    A run's files hold no path of the machine that it was drawn on: where a model, a prompt file or
+    a region is none of the project's own, the command has PATH/TO/ before its name.
+    """
     entries = config["arms"]
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
     omegas = list(dict.fromkeys(entry["omega"] for entry in entries))
     swept = [f"{arm}@w{omega:g}" for arm in arms for omega in omegas]
-    words = ["python", "-m", "eval", "run", "--model", config["model"]]
+    places = {entry["key"]: _placed(entry, entry["key"]) for entry in entries}
+    places |= {entry["arm"]: _placed(entry, entry["arm"]) for entry in entries}
+    model = config["model"]
+    known = model in MODELS or "/" in model
+    words = ["python", "-m", "eval", "run", "--model", model if known else f"{ELSEWHERE}{model}"]
     if sorted(swept) == sorted(entry["key"] for entry in entries):
-        words += ["--arms", ",".join(arms), "--scales", ",".join(f"{w:g}" for w in omegas)]
+        words += [
+            "--arms",
+            ",".join(places[arm] for arm in arms),
+            "--scales",
+            ",".join(f"{w:g}" for w in omegas),
+        ]
     else:
-        words += ["--arms", ",".join(entry["key"] for entry in entries)]
-    file = config["prompts_file"]
-    words += ["--prompts", f"prompts/{file}" if (PROMPTS / file).is_file() else file]
+        words += ["--arms", ",".join(places[entry["key"]] for entry in entries)]
+    file = Path(config["prompts_file"]).name
+    words += ["--prompts", f"prompts/{file}" if (PROMPTS / file).is_file() else ELSEWHERE + file]
     words += ["--limit", str(len(config["prompts"]))]
     words += ["--seeds", ",".join(str(seed) for seed in config["seeds"])]
     words += ["--nfe", str(config["nfe"]), "--batch", str(config["batch"])]

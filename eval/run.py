@@ -53,8 +53,9 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
     """
     from samplers import available
 
-    if request.nfe < 1 or (request.batch is not None and request.batch < 1):
-        raise ValueError(f"nfe {request.nfe} and batch {request.batch} must be at least 1")
+    for name, value in (("nfe", request.nfe), ("batch", request.batch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     part = shard()
     prompts = read_prompts(request.prompts, request.limit)
     guidance = {recipe.name: recipe.guidance for recipe in available()}

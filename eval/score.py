@@ -23,7 +23,7 @@ from eval.folder import SHARED_NOISE, read_json
 from eval.images import write_atomic
 from eval.progress import Progress
 from eval.reference_set import Reference
-from eval.statistics import resample_weights
+from eval.statistics import least_p, resample_weights
 from eval.tables import full_text, to_csv
 
 COLUMNS = (
@@ -111,11 +111,16 @@ def score(
         "notes": [*notes(cells, problems), *_doubts(config), *few_strengths(cells)],
         **comparisons(cells),
     }
-    least = 2 / (bootstrap + 1) * len(results["verdict"]["clip"])  # Holm's smallest p-value
-    if least >= 0.05:
+    family = len(results["verdict"]["clip"])  # Holm's smallest p-value has this factor
+    if least_p(len(prompts)) * family >= 0.05:
         results["notes"].append(
-            f"{bootstrap} resamples are too few for a verdict on {len(results['verdict']['clip'])} "
-            "arms; pass --bootstrap 2000"
+            f"{len(prompts)} prompts are too few for a verdict on {family} arms, whatever the "
+            f"number of seeds; take {FEW_PROMPTS} or more"
+        )
+    elif 2 / (bootstrap + 1) * family >= 0.05:
+        results["notes"].append(
+            f"{bootstrap} resamples are too few for a verdict on {family} arms; pass --bootstrap "
+            "2000"
         )
     _write(folder, results, cells, prompts)
     print(full_text(results, seconds_per_image(folder)))

@@ -84,10 +84,20 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def difference(point: float, draws: np.ndarray) -> dict:
-    """Describe a paired difference focus − baseline: value, 95 % interval and p-value."""
+def least_p(prompts: int) -> float:
+    """Return the smallest two-sided p-value that differences of this many prompts can have.
+
+    That of the exact sign test, 2^(1 − P): under the hypothesis of no difference, all of them point
+    one way so often. The bootstrap knows no such bound, and of one prompt would tell anything.
+    """
+    return min(1.0, 2.0 ** (1 - prompts))
+
+
+def difference(point: float, draws: np.ndarray, prompts: int) -> dict:
+    """Describe a paired difference focus − baseline over P prompts: value, interval, p-value."""
     low, high = interval(draws)
-    return {"difference": float(point), "interval": [low, high], "p": p_value(draws)}
+    p = max(p_value(draws), least_p(prompts))
+    return {"difference": float(point), "interval": [low, high], "p": p}
 
 
 def judge(family: Mapping[str, dict], lower_is_better: bool) -> dict[str, dict]:

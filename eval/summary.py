@@ -7,6 +7,7 @@ python -m eval.summary docs/results/standin-*/results.json
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval.claim import read
@@ -15,22 +16,20 @@ from eval.tables import MISSING, difference_text, markdown
 
 def summary(results: dict) -> str:
     """Return a markdown table: each arm's best FID, CLIP and captions right over its strengths,
-    and focus arm − arm averaged over their common front. Arms without FID are left out."""
+    and focus arm − arm averaged over their common front."""
     focus = results["focus"]
     header = ["sampler", "lowest FID", "highest CLIP", "most captions right"]
     header += [f"`{focus}` against it: FID at equal CLIP", "CLIP at equal FID"]
-    cells = [cell for cell in results["cells"].values() if cell["fid"] is not None]
+    cells = [cell for cell in results["cells"].values() if cell["clip"] is not None]
     rows = []
     for arm in dict.fromkeys(cell["arm"] for cell in cells):
         own = [cell for cell in cells if cell["arm"] == arm]
-        fid = min(own, key=lambda c: c["fid"])
         clip = max(own, key=lambda c: c["clip"])
-        right = max(own, key=lambda c: c["all_right"] or 0)
         row = [
             f"`{arm}`",
-            f"{fid['fid']:.2f} (ω {fid['omega']:g})",
+            _best(own, "fid", -1, lambda cell: f"{cell['fid']:.2f}"),
             f"{clip['clip']:.2f} ± {clip['clip_half_interval']:.2f} (ω {clip['omega']:g})",
-            f"{100 * (right['all_right'] or 0):.1f} % (ω {right['omega']:g})",
+            _best(own, "all_right", 1, lambda cell: f"{100 * cell['all_right']:.1f} %"),
         ]
         if arm == focus:
             rows.append([f"**{row[0]}**", *row[1:], "–", "–"])
@@ -39,6 +38,15 @@ def summary(results: dict) -> str:
                 [*row, *(difference_text(results["front"][at][arm]) for at in ("clip", "fid"))]
             )
     return markdown(header, rows)
+
+
+def _best(cells: Sequence[Mapping], name: str, sign: int, shown: Callable[[Mapping], str]) -> str:
+    """Return an arm's best value and its strength; a dash where none was measured."""
+    known = [cell for cell in cells if cell[name] is not None]
+    if not known:
+        return MISSING
+    best = max(known, key=lambda cell: sign * cell[name])
+    return f"{shown(best)} (ω {best['omega']:g})"
 
 
 SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves

@@ -32,7 +32,8 @@ def targets(out: Path, names: Sequence[str]) -> Targets:
     is_file = out.suffix.lower() == ".png"
     if is_file and out.is_dir():
         raise ValueError(f"--out {out} is a folder; give a folder without .png, or another file")
-    if not is_file and (out.is_file() or (out.suffix and not out.is_dir())):
+    other = out.suffix.lower() in Image.registered_extensions()
+    if not is_file and (out.is_file() or (other and not out.is_dir())):
         raise ValueError(f"--out {out}: images are PNG; give a file ending in .png, or a folder")
     _check_writable(out.parent if is_file else out)
     if is_file and len(names) == 1:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from eval import models
 from eval.image_text import chunks, version
-from eval.images import to_uint8, write_png
+from eval.images import UNREADABLE, to_uint8, write_png
 from eval.targets import targets
 
 METHODS = {
@@ -132,7 +132,7 @@ def open_image(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(image).convert("RGBA")
     except FileNotFoundError:
         raise ValueError(f"no image {path}; give an existing PNG, JPEG or WebP file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"cannot read {path} as an image ({type(error).__name__}); give a whole PNG, JPEG or "
             "WebP file"

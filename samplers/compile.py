@@ -104,6 +104,21 @@ def compile_plan(
     return plan.check()
 
 
+def stated_omega(plan: Plan, schedule: NoiseSchedule) -> float:
+    """Return the ω for which `compile_plan(…, omega=ω)` gives a plan's own guidance.
+
+    Not always the mean over its steps, `plan.omega`: a rate's ω(σ) has its mean elsewhere.
+    """
+    if not plan.rate:
+        return plan.omega
+    return plan.scale * _unit(find(plan.name), schedule)
+
+
+def _unit(recipe: Recipe, schedule: NoiseSchedule) -> float:
+    """Return the CFG units in one unit of a rate's scale."""
+    return guidance.mean_bell(schedule) if recipe.strength == "bell" else 1.0
+
+
 def _check_options(recipe: Recipe, options: dict) -> None:
     for option, value in options.items():
         if option not in recipe.options:
@@ -155,7 +170,7 @@ def _rate(
     }
     shape = shape or recipe.shape or recipe.strength
     make = shape if callable(shape) else choose("shape", shape, shapes)
-    unit = mean if recipe.strength == "bell" else 1.0  # CFG units in one unit of the scale
+    unit = _unit(recipe, schedule)
     if omega is not None:
         scale = finite("omega", omega) / unit
     scale = recipe.scale if scale is None else finite("scale", scale)

@@ -7,11 +7,18 @@
 #   SEEDS          images per prompt, seeds 0 to SEEDS-1   (default: 5)
 #   SCALES         guidance in CFG units, comma-separated  (default: 3,5,7.5,10)
 #   BATCH          images at once                          (default: 8)
-#   FID_REFERENCE  folder of images, or .npz of statistics (default: none, FID reported missing)
+#   FID_REFERENCE  folder of images, or .npz of statistics (default: none: no FID, and without it
+#                  no comparison at matched guidance; python -m eval reference --coco makes one)
 #   OUT            where results go; a second start resumes (default: runs/NAME)
 #
 # Needs a CUDA device and the weights; exits with 3 and says so when either is missing.
 set -euo pipefail
+# Folders are the caller's own: relative ones are of where the script was started.
+for name in MODEL FID_REFERENCE OUT; do
+    if [[ -n "${!name:-}" && ( "$name" != MODEL || -d "${!name}" ) ]]; then
+        printf -v "$name" '%s' "$(realpath -m "${!name}")"
+    fi
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ $# -ne 2 ]]; then
@@ -37,6 +44,8 @@ if [[ -n "${FID_REFERENCE:-}" ]]; then
         exit 2
     fi
     reference=(--reference "$FID_REFERENCE")
+else
+    echo "FID_REFERENCE is not set: no FID, and arms are not compared at matched guidance" >&2
 fi
 
 source scripts/env.sh eval

@@ -123,6 +123,13 @@ def test_other_settings_are_refused(run):
         curve(run, 4)
 
 
+@pytest.mark.parametrize("wrong", [{"omega": float("nan")}, {"arms": "ddim[eta=abc]"}])
+def test_a_curve_that_could_not_begin_settles_nothing(run, wrong):
+    with pytest.raises(ValueError, match=r"nan|eta"):
+        curve(run, 2, **wrong)
+    assert [p["arm"] for p in curve(run, 2)["points"]] == ["ddim", "dpm++_2s_a"]
+
+
 def test_one_process_draws_it(run, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

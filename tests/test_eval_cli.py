@@ -14,7 +14,9 @@ from eval.__main__ import main
 from eval.arms import DEFAULT_ARMS, parse_arms
 from eval.images import is_flat, is_valid_png, to_uint8, write_png
 from eval.progress import Progress
+from eval.reading import read_image
 from eval.run import run
+from eval.transform import open_image
 from samplers import available
 
 
@@ -138,3 +140,30 @@ def test_progress_off_a_terminal_is_plain_lines(capsys):
     with Progress(4, "run", done=2) as progress:
         progress.advance(2)
     assert capsys.readouterr().err.startswith("run: 4/4 images, ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bootstrap", "0"], "--bootstrap 0: must be at least 1"),
+        (["--reference", "nosuch.npz"], "reference 'nosuch.npz': no such folder or file"),
+        (["--nfe", "0"], "nfe is 0; it must be at least 1"),
+        (["--batch", "0"], "batch is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_anything_is_drawn(flags, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["run", "--limit", "1", "--out", str(out), *flags]) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_an_image_of_a_vast_size_is_refused_in_one_line(tmp_path, capsys):
+    """Pillow raises an exception of its own for more than 179 million pixels."""
+    Image.new("1", (13400, 13400)).save(tmp_path / "vast.png")
+    assert main(["info", str(tmp_path / "vast.png")]) == 2
+    assert "DecompressionBombError" in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    with pytest.raises(ValueError, match="not a readable image"):
+        read_image(tmp_path / "vast.png")
+    with pytest.raises(ValueError, match=r"cannot read .*vast\.png as an image"):
+        open_image(tmp_path / "vast.png")

@@ -16,7 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from eval import records
+from eval.arms import parse_arms
+from eval.drawers import drawer
 from eval.prompts import noise_seed
+from samplers import compile_plan
 
 
 @pytest.fixture
@@ -25,6 +28,15 @@ def folder(tmp_path):
 
 
 # --- running and resuming ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["exp2m_cfg++", "ddim_cfg++"])
+def test_a_lambda_stands_among_the_strengths_where_its_omega_would(sampler):
+    """The ω that is noted for a pinned λ draws the same images, by `@w` or in a curve."""
+    (pinned,) = parse_arms(f"{sampler}@l0.6", (), {sampler: "cfg++"})
+    told = drawer(pinned, Double(), 20).describe()
+    again = compile_plan(sampler, Double().schedule, 20, omega=told["omega"])
+    assert again.scale == pytest.approx(0.6) == told["scale"]
 
 
 def test_a_run_draws_every_image_once_and_describes_itself(folder):

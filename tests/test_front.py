@@ -12,7 +12,7 @@ def curve(clip, fid, noise=0.0, common=0.0, resamples=400, seed=0):
     shape = (resamples, len(clip))
     shared = common * np.random.default_rng(99).normal(size=(resamples, 1))
     draws = clip + shared + noise * rng.normal(size=shape)
-    return Curve(np.arange(len(clip)), clip, fid, draws, fid + noise * rng.normal(size=shape))
+    return Curve(np.arange(len(clip)), clip, fid, draws, fid + noise * rng.normal(size=shape), 100)
 
 
 def read(clip, fid, *level):

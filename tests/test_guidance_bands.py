@@ -22,7 +22,7 @@ def fake(rate) -> Measured:
     points = {"clip": 80 + rate(0.2), "fid": 1 + rate(10.0) / 10, "all_right": 0.5}
     noise = np.linspace(-0.01, 0.01, 101)
     draws = {name: value + noise for name, value in points.items()}
-    return Measured(points, draws, np.zeros((0, 8, 8, 3), np.uint8))
+    return Measured(points, draws, np.zeros((0, 8, 8, 3), np.uint8), 100)
 
 
 def test_changes_are_paired_differences_from_the_base():

@@ -60,6 +60,29 @@ def test_latex(runs):
     assert "& 3.00 {" in rows["d"] and "\\textbf{12.00}" in rows["d"]
 
 
+def test_numbers_stand_under_their_own_run_where_a_model_comes_twice(tmp_path):
+    runs = [
+        write(tmp_path / name, model, [cell("a", 1, fid, 20.0), cell("b", 1, fid + 1, 21.0)])
+        for name, model, fid in (("x", "m", 1.0), ("y", "n", 3.0), ("z", "m", 5.0))
+    ]
+    path = tmp_path / "z" / "results.json"
+    path.write_text(path.read_text().replace('"nfe": 20', '"nfe": 6'))
+    text = table(runs, "latex")
+    named = ["m, NFE 20", "n, NFE 20", "m, NFE 6"]
+    assert " & ".join(f"\\multicolumn{{2}}{{c}}{{{name}}}" for name in named) in text
+    header, _, row, *_ = table(runs, "markdown").splitlines()
+    assert [part.split(":")[0].strip() for part in header.split("|")[2:-1:2]] == named
+    fids = [part.split()[0].strip("*") for part in row.split("|")[2:-1:2]]
+    assert fids == ["1.00", "3.00", "5.00"]
+
+
+def test_an_arm_with_a_damaged_cell_is_not_ranked_at_any_strength(tmp_path):
+    cells = [cell("a", 1, 1.0, 30.0), cell("a", 3, 2.0, 31.0, valid=False)]
+    cells += [cell("b", 1, 3.0, 20.0), cell("c", 1, 4.0, 19.0)]
+    text = table([write(tmp_path / "run", "m", cells)], "markdown")
+    assert "| `a †` | 1.00 ±" in text and "| `b` | **3.00** ±" in text
+
+
 def test_markdown_and_all_strengths(runs):
     text = table(runs[:1], "markdown", at="all")
     assert "| sampler | FID ↓ | CLIP ↑ | right, % ↑ |" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from synthetic_run import ARMS, OMEGAS, PROMPTS, add_curve, extractor, make_reference, make_run
 
 from eval import figures, report, score
+from eval.arms import parse_arms
 from samplers import compile_plan
 
 
@@ -145,6 +147,24 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
     assert "--arms ddim@w1.5,ddim@w3,exp2m_cfg++@w3" in report.command(config, "run")
     assert "--compile" in report.command(config | {"compiled": True}, "run")
     assert "--compile" not in text
+    assert "--prompts prompts/scenes100.txt" in text
+
+
+def test_a_command_says_where_a_path_is_missing(run):
+    """No path of the machine is in a run's files; what would not be found is marked as such."""
+    config = json.loads((run / "config.json").read_text())
+    region = {"sampler": "region", "arm": "mine[units=omega]", "key": "mine[units=omega]@w3"}
+    arms = [{**config["arms"][0], **region}]
+    changed = {"model": "mymodel", "prompts_file": "own.txt", "arms": arms}
+    words = shlex.split(report.command(config | changed | {"arms": arms}, "run"))
+    for flag, due in (
+        ("--model", "PATH/TO/mymodel"),
+        ("--prompts", "PATH/TO/own.txt"),
+        ("--arms", "mine=region:PATH/TO/FILE.py[units=omega]@w3"),
+    ):
+        assert words[words.index(flag) + 1] == due
+    (arm,) = parse_arms(due, (), {})
+    assert arm.label == "mine[units=omega]"
 
 
 def test_an_arm_s_rows_are_those_of_its_plan_or_its_approximation(schedule):

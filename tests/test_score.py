@@ -10,9 +10,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from synthetic_run import MeanColours, make_reference, make_run
 
-from eval import extractor, features, score
+from eval import extractor, features, reference, score
+from eval.claim import claim, read
 from eval.extractor import Extractor
-from eval.pick import best_baseline
+from eval.pick import best_baseline, load_scored
+from eval.summary import summary
 from samplers import available
 
 
@@ -54,15 +56,25 @@ def test_table_and_files(run, capsys):
     assert np.mean(own) == pytest.approx(results["cells"]["ddim@w3"]["clip"], abs=1e-3)
 
 
-def test_the_comparison_is_paired_and_signed(run):
-    results = scored(run, 400)
-    assert not any("resamples are too few" in note for note in results["notes"])
+MANY = [
+    f"a {colour} circle"
+    for colour in ["red", "green", "blue", "white", "black", "pink", "cyan", "tan"]
+]
+
+
+def test_the_comparison_is_paired_and_signed(tmp_path, run):
+    results = scored(make_run(tmp_path / "many", prompts=MANY), 400)
+    assert not any("too few for a verdict" in note for note in results["notes"])
     row = next(r for r in results["paired"] if (r["baseline"], r["omega"]) == ("ddim", 3.0))
     cells = results["cells"]
     for name in ("clip", "fid"):
         gap = cells["exp2m_cfg++@w3"][name] - cells["ddim@w3"][name]
         assert row[name]["difference"] == pytest.approx(gap)
     assert row["clip"]["verdict"] == "better"
+    few = scored(run, 400)  # 4 prompts, and Holm's factor 2: p is at least 1/4
+    words = {found["verdict"] for at in few["front"].values() for found in at.values()}
+    assert words == {"not distinguishable"}
+    assert any("4 prompts are too few for a verdict on 2 arms" in note for note in few["notes"])
 
 
 def test_scoring_twice_is_byte_identical_whatever_the_time_and_place(run, tmp_path):
@@ -125,9 +137,45 @@ def test_the_front_of_an_approximated_arm_is_not_told_to_grow(tmp_path, scorer):
     assert "exp2m_cfg++~cache is approximated" in " ".join(results["notes"])
 
 
-def test_few_resamples_cannot_give_a_verdict(run):
+def test_few_resamples_cannot_give_a_verdict(tmp_path, run):
     """The smallest p of 50 resamples is 2/51; Holm doubles it."""
-    assert any("50 resamples are too few" in note for note in scored(run)["notes"])
+    many = scored(make_run(tmp_path / "many", prompts=MANY))
+    assert any("50 resamples are too few" in note for note in many["notes"])
+
+
+def test_without_fid_nothing_is_out_of_range_and_clip_is_still_told(run, monkeypatch, tmp_path):
+    def without(*_):
+        return Extractor(MeanColours(), fid_from_scorer=False), {"fid": "not here"}
+
+    monkeypatch.setattr(score, "extractor_for", without)
+    results = score.score(run, bootstrap=50)
+    words = {found["verdict"] for at in results["front"].values() for found in at.values()}
+    assert words == {"no FID"}
+    assert "no FID for 2" in claim(read([run]))
+    assert claim(read([run])).endswith(
+        "Without a reference for FID there are no fronts to compare."
+    )
+    rows = [line for line in summary(results).splitlines() if line.startswith(("| `", "| **"))]
+    assert len(rows) == 3 and all("| – |" in row and " ± " in row for row in rows)
+
+
+def test_arms_that_were_drawn_after_the_scoring_are_named(run):
+    scored(run)
+    config = json.loads((run / "config.json").read_text())
+    config["arms"].append({**config["arms"][0], "key": "euler@w3", "arm": "euler"})
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"euler@w3 was drawn after the last scoring; run"):
+        load_scored(run, config)
+
+
+def test_a_reference_that_cannot_be_kept_is_used(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(reference, "save_npz", refuse)
+    found = reference.rendered(Extractor(MeanColours()), 8, tmp_path)
+    assert found.statistics.n == 8
+    assert "not kept for next time: Read-only file system" in capsys.readouterr().err
 
 
 def test_further_measures(run):

@@ -62,6 +62,10 @@ def test_statistics_as_reference(tmp_path, run):
         (lambda p: np.savez(p.open("wb"), other=np.zeros(3)), "it needs 'features'"),
         (lambda p: np.savez(p.open("wb"), mu=np.zeros(3), sigma=np.eye(2)), "do not fit"),
         (lambda p: np.savez(p.open("wb"), features=np.eye(9)), "feature dimensions"),
+        (lambda p: np.savez(p.open("wb"), features=np.eye(12) * np.nan), "not a finite matrix"),
+        (lambda p: np.savez(p.open("wb"), features=np.float32(1)), "not a finite matrix"),
+        (lambda p: np.savez(p.open("wb"), mu=["a"], sigma=np.eye(1)), "mu .* not a finite vector"),
+        (lambda p: np.savez(p.open("wb"), mu=[1.0], sigma=np.eye(1), n="abc"), "n is .*abc"),
     ],
 )
 def test_unusable_references_give_one_line(tmp_path, run, make, message):

@@ -157,10 +157,20 @@ def test_a_candidate_is_screened_on_as_many_images_as_asked_for(schedule, tmp_pa
     assert outcome.candidates <= 8000 / 2 / 200
 
 
+def test_a_weight_that_is_no_number_is_refused(schedule, tmp_path):
+    asked = Request(str(place(tmp_path) / "tiny"), 4, tmp_path / "s", clip_weight=float("nan"))
+    with pytest.raises(ValueError, match="clip_weight is nan; it must be finite"):
+        search(asked, lambda *_: Closed(schedule))
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_journal_takes_neither_another_search_nor_another_folder(tmp_path):
     Journal(tmp_path / "a", {"nfe": 4}).add("x", Measured(1.0))
     with pytest.raises(ValueError, match="other settings \\(nfe: 4, now 5\\)"):
         Journal(tmp_path / "a", {"nfe": 5})
+    Journal(tmp_path / "failed", {"nfe": 4})  # nothing was measured: another may take its place
+    Journal(tmp_path / "failed", {"nfe": 5}).add("x", Measured(1.0))
+    assert Journal(tmp_path / "failed", {"nfe": 5}).find("x") == Measured(1.0)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="holds no search"):

@@ -54,7 +54,8 @@ def gap(point, sd, resamples=999):
     """A difference whose draws are the quantiles of a normal distribution."""
     from scipy.stats import norm
 
-    return difference(point, point + sd * norm.ppf((np.arange(resamples) + 0.5) / resamples))
+    draws = point + sd * norm.ppf((np.arange(resamples) + 0.5) / resamples)
+    return difference(point, draws, 100)
 
 
 def test_a_difference():
@@ -63,6 +64,16 @@ def test_a_difference():
     assert found["p"] == pytest.approx(0.0455, abs=0.005)
     assert p_value(np.ones(99)) == pytest.approx(0.02)
     assert p_value(np.zeros(99)) == 1
+
+
+@pytest.mark.parametrize(("prompts", "least"), [(1, 1.0), (2, 0.5), (5, 1 / 16), (11, 2**-10)])
+def test_few_prompts_cannot_tell_more_than_their_signs_could(prompts, least):
+    """All resamples of one prompt agree, and say nothing of other prompts."""
+    assert difference(2.0, np.full(9999, 2.0), prompts)["p"] == pytest.approx(least)
+    assert (least < 0.05) == (
+        judge({"a": difference(2.0, np.full(9999, 2.0), prompts)}, False)["a"]["verdict"]
+        == "better"
+    )
 
 
 def test_words():

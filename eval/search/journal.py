@@ -31,6 +31,9 @@ class Journal:
         others = folder.is_dir() and any(f.name != f"{FILE}.tmp" for f in folder.iterdir())
         if not held and others:
             raise ValueError(f"{folder} is not empty and holds no search; give another --out")
+        made = folder.is_dir() and any(not f.name.startswith(FILE) for f in folder.iterdir())
+        if not held.get("measured") and not made:  # it failed before its first measurement
+            held = {}
         changed = differences(held["config"], config) if held else []
         if changed:
             raise ValueError(

@@ -18,7 +18,7 @@ from eval.search.journal import Journal
 from eval.search.objectives import Frechet, Objective, Planner, Teacher, batches
 from eval.search.rows import Rows, check_development
 from samplers import Plan, compile_plan
-from samplers.errors import choose, whole
+from samplers.errors import choose, finite, whole
 from samplers.grids import make_grid
 from samplers.presets import Preset
 
@@ -64,6 +64,8 @@ def search(request: Request, load: Callable[..., models.Sampler] = models.load) 
     choose("mode", request.mode, dict.fromkeys(("evolve", "teacher")))
     choose("objective", request.objective, dict.fromkeys(("fd", "teacher")))
     whole("nfe", request.nfe, 2, 200)
+    finite("clip_weight", request.clip_weight)
+    finite("clip_floor", request.clip_floor)
     prompts = check_development(request.prompts) if request.prompts else None
     source = models.find(request.model)
     if prompts is None and not source.standin:
