@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -74,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--prompts",
         type=Path,
-        default=Path("prompts/scenes100.txt"),
-        help="one per line (default prompts/scenes100.txt)",
+        help="one per line (default prompts/scenes100.txt for stand-ins, whose language it is, "
+        "else prompts/coco100.txt)",
     )
     run.add_argument(
         "--seeds", default="0-4", help="images per prompt, such as 0-4 or 0,3,7 (default 0-4)"
@@ -120,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     args.words = sys.argv[1:] if argv is None else argv
     try:
         args.action(args)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -132,13 +135,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     seeds, scales = parse_seeds(args.seeds), parse_scales(args.scales)
+    from eval import models
     from eval.run import Request, run
 
+    usual = "scenes100" if models.find(args.model).standin else "coco100"
     request = Request(
         model=args.model,
         arms=with_approximations(args.arms, args.approximate),
         scales=tuple(scales),
-        prompts=args.prompts,
+        prompts=args.prompts or Path(f"prompts/{usual}.txt"),
         seeds=tuple(seeds),
         out=args.out,
         nfe=args.nfe,

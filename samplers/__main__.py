@@ -8,6 +8,7 @@ python -m samplers dpm3m_sde --omega 5 --grid uniform --json
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from samplers.compile import compile_plan
@@ -70,4 +71,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a word, as it does other programs
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,3 +168,16 @@ def test_an_image_of_a_vast_size_is_refused_in_one_line(tmp_path, capsys):
         read_image(tmp_path / "vast.png")
     with pytest.raises(ValueError, match=r"cannot read .*vast\.png as an image"):
         open_image(tmp_path / "vast.png")
+
+
+@pytest.mark.parametrize(("model", "file"), [("standin-sd20", "scenes100"), ("sdxl", "coco100")])
+def test_captions_are_by_default_those_of_the_models_language(model, file, tmp_path, monkeypatch):
+    asked = []
+
+    def stop(request):
+        asked.append(request.prompts)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("eval.run.run", stop)
+    assert main(["run", "--model", model, "--out", str(tmp_path / "run")]) == 2
+    assert asked == [Path(f"prompts/{file}.txt")]
