@@ -37,8 +37,6 @@ def read(paths: Sequence[Path]) -> dict[str, dict]:
         name = f"{results['model']}, NFE {results['nfe']}"
         if name in runs:
             raise ValueError(f"{path} is a second run of {name}; give one of them")
-        if not results["front"]["clip"]:
-            raise ValueError(f"{path} has one arm alone; there is nothing to compare it with")
         runs[name] = results
     return runs
 
@@ -102,8 +100,11 @@ def _at_once(results: Mapping) -> str:
 
 
 def arms_of(runs: Mapping[str, dict]) -> list[str]:
-    """Return the arms that the focus arm is compared with in any of the runs."""
-    return list(dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"]))
+    """Return the arms that the focus arm is compared with in any run; ValueError for none."""
+    arms = list(dict.fromkeys(arm for r in runs.values() for arm in r["front"]["clip"]))
+    if not arms:
+        raise ValueError(f"{', '.join(runs)}: one arm alone; there is nothing to compare it with")
+    return arms
 
 
 def table(runs: Mapping[str, dict]) -> str:

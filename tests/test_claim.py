@@ -112,6 +112,8 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     old.write_text('{"model": "m"}')
     assert main(["claim", str(old)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="m, NFE 20: one arm alone; there is nothing to compare"):
+        claim({"m, NFE 20": results("m")})
     with pytest.raises(ValueError, match="is not there"):
         read([tmp_path / "none"])
 
