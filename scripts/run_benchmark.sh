@@ -44,12 +44,13 @@ if [[ -n "${FID_REFERENCE:-}" ]]; then
         exit 2
     fi
     reference=(--reference "$FID_REFERENCE")
-else
-    echo "FID_REFERENCE is not set: no FID, and arms are not compared at matched guidance" >&2
 fi
 
 source scripts/env.sh eval
 "$PYTHON" -m eval.preflight --model "$MODEL" --script "$SCRIPT"
+if [[ ${#reference[@]} -eq 0 ]]; then
+    echo "FID_REFERENCE is not set: no FID, and arms are not compared at matched guidance" >&2
+fi
 
 "$PYTHON" -m eval run --model "$MODEL" --prompts prompts/coco100.txt --seeds "0-$((SEEDS - 1))" \
     --nfe 20 --scales "$SCALES" --batch "$BATCH" --out "$OUT" "${reference[@]}"
