@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#009E73", "#CC79A7", INK, "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX"  # one more than colours, so that pairs of both repeat after 42
 DPI = 150
 COLLAPSED = 4.0  # times the lowest FID of a run: points beyond are left out of the frame
+CAPTION = "numbers: guidance strength ω; whiskers: 95 %; × a point with invalid images"
 FONT = 8.5  # points; a panel is as wide as a phone, so that this stays legible there
 
 
@@ -139,34 +140,58 @@ def front(
     """
     if not has(results, "fid"):
         return None
-    arms = by_arm(results)
     with settings():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
-        for arm, style in styles(list(arms), results["focus"]).items():
-            cells = [cell for cell in arms[arm] if cell["fid"] is not None]
-            if not cells:
-                continue
-            clip, fid = [c["clip"] for c in cells], [c["fid"] for c in cells]
-            clip_err = spread((c["clip"], interval_of(c, "clip")) for c in cells)
-            fid_err = spread((c["fid"], interval_of(c, "fid")) for c in cells)
-            bad = [i for i, cell in enumerate(cells) if not cell["valid"]]
-            line(axes, style, clip, fid, clip_err, fid_err, arm, bad)
-            bold = arm == results["focus"]
-            ends = (0, len(cells) - 1) if size[0] > 5 else ()
-            for i, cell in enumerate(cells):
-                if bold or i in ends:
-                    axes.annotate(
-                        f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
-                        textcoords="offset points", fontsize=FONT if bold else FONT - 2,
-                        color=style["color"], fontweight="bold" if bold else "normal",
-                        gid=style["gid"],
-                    )  # fmt: skip
-        axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
-        axes.grid(alpha=0.15)
-        frame(axes, [cell for cells in arms.values() for cell in cells if cell["fid"] is not None])
+        _front(axes, results, styles(list(by_arm(results)), results["focus"]), size[0] > 5)
         if legend:
             axes.set_title(title_of(results), fontsize=10)
-            text = "numbers: guidance strength ω; whiskers: 95 %; × a point with invalid images"
-            legend_below(figure, axes, text)
+            legend_below(figure, axes, CAPTION)
     return figure
+
+
+def fronts(runs: Mapping[str, dict]) -> Figure:
+    """Draw the fronts of several runs side by side, under one legend; ValueError without FID.
+
+    runs  by name; an arm looks the same in all of them
+    """
+    without = [name for name, results in runs.items() if not has(results, "fid")]
+    if without:
+        raise ValueError(f"{without[0]} was scored without FID; it has no front")
+    arms = list(dict.fromkeys(arm for results in runs.values() for arm in by_arm(results)))
+    with settings():
+        figure = Figure(figsize=(4.6 * len(runs), 4.9), layout="constrained")
+        panels = figure.subplots(1, len(runs), squeeze=False)[0]
+        for axes, (name, results) in zip(panels, runs.items(), strict=True):
+            _front(axes, results, styles(arms, results["focus"]), ends=False)
+            axes.set_title(f"{name}: {results['prompt_count']:,} prompts", fontsize=10)
+        stamps = "; ".join(dict.fromkeys(results["stamp"] for results in runs.values()))
+        fullest = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        legend_below(figure, fullest, f"{stamps}\n{CAPTION}")
+    return figure
+
+
+def _front(axes: Axes, results: dict, looks: Mapping[str, dict], ends: bool) -> None:
+    """Draw one run's arms; with `ends`, other arms than the focus have their ends labelled, too."""
+    arms = by_arm(results)
+    for arm, own in arms.items():
+        cells = [cell for cell in own if cell["fid"] is not None]
+        if not cells:
+            continue
+        style, bold = looks[arm], arm == results["focus"]
+        clip, fid = [c["clip"] for c in cells], [c["fid"] for c in cells]
+        clip_err = spread((c["clip"], interval_of(c, "clip")) for c in cells)
+        fid_err = spread((c["fid"], interval_of(c, "fid")) for c in cells)
+        bad = [i for i, cell in enumerate(cells) if not cell["valid"]]
+        line(axes, style, clip, fid, clip_err, fid_err, arm, bad)
+        for i, cell in enumerate(cells):
+            if bold or (ends and i in (0, len(cells) - 1)):
+                axes.annotate(
+                    f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
+                    textcoords="offset points", fontsize=FONT if bold else FONT - 2,
+                    color=style["color"], fontweight="bold" if bold else "normal",
+                    gid=style["gid"],
+                )  # fmt: skip
+    axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
+    axes.grid(alpha=0.15)
+    frame(axes, [cell for cells in arms.values() for cell in cells if cell["fid"] is not None])

@@ -79,6 +79,7 @@ def add_result_commands(
     form.add_argument("--json", action="store_true", help="print the comparisons as JSON")
     form.add_argument("--short", action="store_true", help="print one row per run, not per arm")
     claim.add_argument("--figure", type=Path, help="also draw them into this PNG")
+    claim.add_argument("--fronts", type=Path, help="also draw FID against CLIP of all runs")
 
     text = "compute reference statistics for FID"
     reference = add_command(commands, "reference", text, EXAMPLES["reference"], _reference)
@@ -141,6 +142,10 @@ def _claim(args: argparse.Namespace) -> None:
         from eval.figures import save
 
         print(f"figure: {save(figure(runs), args.figure)}", file=sys.stderr)
+    if args.fronts:
+        from eval.figures import fronts, save
+
+        print(f"figure: {save(fronts(runs), args.fronts)}", file=sys.stderr)
     if args.json:
         print(json.dumps({name: results["front"] for name, results in runs.items()}))
     else:

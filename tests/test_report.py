@@ -12,6 +12,7 @@ from PIL import Image
 from synthetic_run import ARMS, OMEGAS, PROMPTS, add_curve, extractor, make_reference, make_run
 
 from eval import figures, report, score
+from eval.__main__ import main
 from eval.arms import parse_arms
 from samplers import compile_plan
 
@@ -148,6 +149,25 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
     assert "--compile" in report.command(config | {"compiled": True}, "run")
     assert "--compile" not in text
     assert "--prompts prompts/scenes100.txt" in text
+
+
+def test_fronts_of_several_runs_are_panels_in_which_an_arm_looks_the_same(run, tmp_path):
+    results = json.loads((run / "results.json").read_text())
+    cells = {key: cell for key, cell in results["cells"].items() if cell["arm"] != "ddim"}
+    runs = {"all": results, "without one": results | {"cells": cells}}
+    panels = figures.fronts(runs).axes
+    assert [axes.get_title().split(":")[0] for axes in panels] == list(runs)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
+        for axes in panels
+    ]
+    assert looks[1].keys() == looks[0].keys() - {"ddim"}
+    assert all(looks[0][arm] == look for arm, look in looks[1].items())
+    assert main(["claim", str(run), "--fronts", str(tmp_path / "fronts.png")]) == 0
+    assert (tmp_path / "fronts.png").read_bytes()[:4] == b"\x89PNG"
+    bare = {key: cell | {"fid": None} for key, cell in cells.items()}
+    with pytest.raises(ValueError, match="bare was scored without FID; it has no front"):
+        figures.fronts({"bare": results | {"cells": bare}})
 
 
 def test_a_command_says_where_a_path_is_missing(run):
