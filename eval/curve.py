@@ -20,6 +20,7 @@ from eval.arms import parse_arms
 from eval.drawers import drawer
 from eval.folder import SHARED_NOISE, read_json, write_json
 from eval.images import write_atomic
+from eval.pick import load_scored
 from eval.run import Request, run
 from eval.score import read_config, score, stamp
 from eval.shards import shard
@@ -62,6 +63,8 @@ def curve(
         raise ValueError("a curve is drawn by one process; start it without accelerate launch")
     folder = Path(folder)
     config = read_config(folder)
+    if (folder / "results.json").is_file():
+        load_scored(folder, config)  # the report will need it: what it lacks is told before drawing
     if "noise" not in config:
         raise ValueError(f"{folder} was {SHARED_NOISE}; run it again into another folder first")
     if omega is None:

@@ -101,7 +101,6 @@ def _report(args: argparse.Namespace) -> None:
 
 def _curve(args: argparse.Namespace) -> None:
     from eval.curve import curve, parse_nfes, text
-    from eval.report import report
 
     found = curve(
         args.folder,
@@ -117,6 +116,11 @@ def _curve(args: argparse.Namespace) -> None:
         second_scorer=args.second_scorer,
     )
     print(json.dumps(found) if args.json else text(found))
+    if not (args.folder / "results.json").is_file():
+        print(f"no report: score the run itself first (eval score {args.folder})", file=sys.stderr)
+        return
+    from eval.report import report
+
     print(f"report: {report(args.folder)}", file=sys.stderr if args.json else sys.stdout)
 
 

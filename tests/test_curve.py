@@ -12,6 +12,7 @@ from synthetic_run import extractor, make_reference
 
 from eval import curve as curves
 from eval import score
+from eval.__main__ import main
 from eval.folder import read_json, write_json
 
 
@@ -128,6 +129,21 @@ def test_a_curve_that_could_not_begin_settles_nothing(run, wrong):
     with pytest.raises(ValueError, match=r"nan|eta"):
         curve(run, 2, **wrong)
     assert [p["arm"] for p in curve(run, 2)["points"]] == ["ddim", "dpm++_2s_a"]
+
+
+def test_a_run_that_was_not_scored_has_a_curve_and_no_report(run, monkeypatch, capsys):
+    found = curve(run, 2)
+    monkeypatch.setattr(curves, "curve", lambda *_, **__: found)
+    assert main(["curve", str(run), "--nfes", "2"]) == 0
+    told = capsys.readouterr()
+    assert "no report: score the run itself first" in told.err and "| ddim | 2 |" in told.out
+
+
+def test_scores_that_lack_an_arm_are_told_before_anything_is_drawn(run):
+    write_json(run / "results.json", {"front": {}, "verdict": {}, "cells": {}})
+    with pytest.raises(ValueError, match="was drawn after the last scoring"):
+        curve(run, 2)
+    assert not (run / "curve").exists()
 
 
 def test_one_process_draws_it(run, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.claim import beaten_at_once, overview, read
+from eval.compare import FOCUS
 from eval.page import page
 from eval.summary import side_by_side
 from eval.tables import difference_text
@@ -82,6 +84,21 @@ def test_the_duels_are_the_committed_ones():
     for results in duels.values():
         told = [difference_text(results["front"][at]["dpm3m_sde"]) for at in ("clip", "fid")]
         assert " | ".join(told) in README
+
+
+def test_the_curve_is_the_committed_one():
+    found = json.loads((ROOT / "docs/results/standin-sd15/curve.json").read_text())
+    fid = {(p["arm"], p["nfe"]): p["fid"] for p in found["points"]}
+    clip = {(p["arm"], p["nfe"]): p["clip"] for p in found["points"]}
+    lowest = [n for n in found["nfes"] if min((fid[a, n], a) for a in found["arms"])[1] == FOCUS]
+    assert f"FID of these arms at {', '.join(map(str, lowest[:-1]))} and {lowest[-1]}." in README
+    other = [f"{fid['dpm3m_sde', n]:.{d}f} at {n}" for n, d in ((10, 1), (8, 1), (5, 0))]
+    assert f"(FID {', '.join(other)})" in README
+    told = [
+        f"{fid[a, 5]:.2f} and CLIP {clip[a, 5]:.1f}" for a in ("exp2m_cfg++_few", FOCUS, "ddim")
+    ]
+    flat = " ".join(README.split())
+    assert all(text in flat or text.replace("CLIP ", "") in flat for text in told)
 
 
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
