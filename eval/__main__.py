@@ -207,10 +207,10 @@ def _check_scoring(args: argparse.Namespace) -> None:
     """Raise ValueError for what scoring would refuse, before hours of drawing."""
     if args.bootstrap < 1:
         raise ValueError(f"--bootstrap {args.bootstrap}: must be at least 1; leave it out for 2000")
-    if args.reference is not None and not Path(args.reference).exists():
-        raise ValueError(
-            f"reference {args.reference!r}: no such folder or file; give images or an .npz"
-        )
+    if args.reference is not None:
+        from eval.reference import place
+
+        place(args.reference)
 
 
 def _score(args: argparse.Namespace) -> None:

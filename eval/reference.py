@@ -175,6 +175,13 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
     )
 
 
+def place(source: str) -> Path:
+    """Return where a reference is; ValueError when nothing is there."""
+    if not Path(source).exists():
+        raise ValueError(f"reference {source!r}: no such folder or file; give images or an .npz")
+    return Path(source)
+
+
 def load(
     source: str | None, extractor: Extractor, size: tuple[int, int], standin: bool
 ) -> Reference | None:
@@ -184,12 +191,10 @@ def load(
     """
     if source is None:
         return rendered(extractor, cache=CACHE) if standin else None
-    path = Path(source)
+    path = place(source)
     if path.is_dir():
         return from_folder(path, extractor, size, cache=CACHE)
-    if path.is_file():
-        return from_npz(path, extractor.scorer.identity)
-    raise ValueError(f"reference {source!r}: no such folder or file; give images or an .npz")
+    return from_npz(path, extractor.scorer.identity)
 
 
 def build(

@@ -113,8 +113,7 @@ class FirstLatent:
     ) -> torch.Tensor:
         if unknown:  # a misspelt `seeds` would give other noise at every call, unnoticed
             raise ValueError(
-                f"unknown argument {min(unknown)!r} (noise is drawn from seeds, and to be seen by "
-                "callback_fn)"
+                f"unknown argument {min(unknown)!r}; noise takes seeds, latent_dim or size, uc, c"
             )
         seeds = self._seeds(seeds, uc, c)
         rows, *shape = latent_dim or size or (1, *self.latent_shape)
