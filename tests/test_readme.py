@@ -76,6 +76,7 @@ def test_what_one_strength_beats_is_what_these_results_say():
 
 def test_the_overview_is_that_of_the_committed_results():
     assert overview(committed("standin-*")) in README
+    assert overview(committed("baselines-*")) in README
 
 
 def test_the_duels_are_the_committed_ones():
