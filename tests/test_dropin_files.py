@@ -151,6 +151,17 @@ def test_line_ends_permissions_and_formatting_of_the_target_are_respected(checko
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["[]", '{".": []}', '{".": {"a": {}}}', "{", "null"])
+def test_a_damaged_record_stops_before_anything_is_lost(checkout, capsys, text):
+    assert run(checkout, "--write", "--inline") == 0
+    place = checkout / ".git" / "samplers-dropin"
+    (place / "index.json").write_text(text)
+    kept = sorted(place.iterdir())
+    assert run(checkout, "--revert") == 2
+    assert "index.json is damaged; bring it back" in capsys.readouterr().err
+    assert sorted(place.iterdir()) == kept
+
+
 def test_in_a_linked_work_tree_the_copy_stands_in_gits_own_folder(checkout, tmp_path):
     linked = tmp_path / "linked"
     cfgpp.git(checkout, "worktree", "add", "-q", str(linked))

@@ -129,6 +129,24 @@ def _git_folder(root: Path) -> Path | None:
     return git if git.is_dir() else None
 
 
+def _read_index(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """Return folder → file → entry; ValueError for a record that is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        entries = [entry for files in found.values() for entry in files.values()]
+        whole = all("installed" in entry for entry in entries)
+    except (ValueError, AttributeError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} is damaged; bring it back, or delete it: what was replaced lies beside it, "
+            "each file under its hash"
+        )
+    return found
+
+
 class Vault:
     """What was replaced in one folder of a checkout, and a record of what was put there."""
 
@@ -139,7 +157,7 @@ class Vault:
         self.place = git / "samplers-dropin" if git else folder / ".samplers-dropin"
         self.prefix = folder.relative_to(root).as_posix()
         self._index = self.place / "index.json"
-        self._all = json.loads(self._index.read_text()) if self._index.is_file() else {}
+        self._all = _read_index(self._index)
         self.files: dict[str, dict[str, str]] = self._all.setdefault(self.prefix, {})
 
     def name(self, path: Path) -> str:
