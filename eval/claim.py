@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from eval.pick import damaged
 from eval.tables import MISSING, difference_text, markdown
 
 WORDS = ("better", "not distinguishable", "worse", "out of range", "no FID", "invalid")
@@ -69,7 +70,7 @@ def beaten_at_once(results: Mapping) -> tuple[float | None, list[str]]:
     As measured, without intervals. Arms with an invalid cell, and approximated ones, are left out.
     """
     cells = results["cells"].values()
-    bad = {cell["arm"] for cell in cells if not cell["valid"]}
+    bad = damaged(results)
 
     def points(arm: str) -> list[tuple[float, float, float]]:
         own = [c for c in cells if c["arm"] == arm and c["fid"] is not None]

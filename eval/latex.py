@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.figures import interval_of
-from eval.pick import by_arm, load_scored
+from eval.pick import by_arm, damaged, load_scored
 from eval.score import read_config
 from eval.tables import MISSING, digits_for, markdown, to_csv
 
@@ -99,18 +99,13 @@ def _rows(runs: Sequence[dict], at: str) -> tuple[list[str], list[list[dict | No
     if not keys:
         raise ValueError(f"--at {at}: no arm has this strength; give best, all or one that was run")
     names = [arm if omega is None else f"{arm}, ω = {omega:g}" for arm, omega in keys]
-    bad = {cell["arm"] for results in runs for cell in _damaged(results)}
+    bad = set().union(*map(damaged, runs))
     names = [f"{n} †" if arm in bad else n for n, (arm, _) in zip(names, keys, strict=True)]
     return names, [[cells.get(key) for key in keys] for cells in found]
 
 
-def _damaged(results: dict) -> list[dict]:
-    """Return the cells with images that cannot be scored: their arms are compared nowhere."""
-    return [cell for cell in results["cells"].values() if not cell["valid"]]
-
-
 def _columns(results: dict, place: int, cells: Sequence[dict | None]) -> list[Column]:
-    bad, columns = {cell["arm"] for cell in _damaged(results)}, []
+    bad, columns = damaged(results), []
     for name, title, factor, sign in MEASURES:
         values = [None if c is None or c[name] is None else factor * c[name] for c in cells]
         if all(value is None for value in values):

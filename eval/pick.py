@@ -18,6 +18,11 @@ def by_arm(results: dict) -> dict[str, list[dict]]:
     return {arm: sorted(cells, key=lambda c: c["omega"]) for arm, cells in arms.items()}
 
 
+def damaged(results: dict) -> set[str]:
+    """Return the arms with an image that cannot be scored: they are compared nowhere."""
+    return {cell["arm"] for cell in results["cells"].values() if not cell["valid"]}
+
+
 def has(results: dict, name: str) -> bool:
     """Tell whether any cell holds a number `name`; files of earlier versions may lack it."""
     return any(cell.get(name) is not None for cell in results["cells"].values())

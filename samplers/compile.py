@@ -96,8 +96,9 @@ def compile_plan(
         scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
         interval = None if interval is None else pair("interval", interval)
         own = preset is not None or callable(omega)  # weights that are to stay as they are
-        largest = (None if own else recipe.kick) if kick is None else kick
-        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest or inf, interval))
+        largest = recipe.kick if kick is None and not own else kick
+        largest = inf if largest is None else largest
+        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest, interval))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)

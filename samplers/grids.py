@@ -160,10 +160,9 @@ def make_grid(
     """
     if isinstance(grid, str):
         grid = choose("grid", grid, GRIDS)
-    try:
-        levels = [float(s) for s in (grid(schedule, n) if callable(grid) else grid)]
-    except TypeError:
-        raise ValueError(f"grid is {grid!r}; give a name, a function or noise levels") from None
+    if not callable(grid) and not hasattr(grid, "__iter__"):
+        raise ValueError(f"grid is {grid!r}; give a name, a function or noise levels")
+    levels = [float(s) for s in (grid(schedule, n) if callable(grid) else grid)]
     if len(levels) != n + 1:
         raise ValueError(f"the grid has {len(levels)} noise levels; {n} steps need {n + 1}")
     for i, sigma in enumerate(levels):

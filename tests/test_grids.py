@@ -121,3 +121,18 @@ def test_refused_grids(grid, message):
 def test_refused_blend_weight(weight):
     with pytest.raises(ValueError, match=rf"blend weight is {weight}; it must lie in \[0, 1\]"):
         blended(karras, uniform, weight)
+
+
+def test_what_is_no_grid_is_refused_and_a_functions_own_mistake_is_not_hidden(schedule):
+    with pytest.raises(ValueError, match="grid is 5; give a name, a function or noise levels"):
+        make_grid(5, schedule, 3)
+    with pytest.raises(TypeError, match="own"):
+        make_grid(lambda schedule, n: (_ for _ in ()).throw(TypeError("own")), schedule, 3)
+
+
+@pytest.mark.parametrize("name", ["leading", "leading_shifted"])
+def test_leading_grids_tell_no_timestep_beyond_the_table(name, schedule):
+    """Both pair their levels with timesteps i·skip + 1, of which the last would be T."""
+    make_grid(name, schedule, 999)
+    with pytest.raises(ValueError, match="nfe is 1000; the leading grid has no 1000 of 1000"):
+        make_grid(name, schedule, 1000)

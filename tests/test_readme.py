@@ -87,6 +87,47 @@ def test_the_duels_are_the_committed_ones():
         assert " | ".join(told) in README
 
 
+def best(results: dict, arm: str) -> tuple[float, float]:
+    """Return an arm's lowest FID and highest CLIP over its strengths."""
+    own = [cell for cell in results["cells"].values() if cell["arm"] == arm]
+    return min(cell["fid"] for cell in own), max(cell["clip"] for cell in own)
+
+
+def test_single_bests_in_the_prose_are_the_committed_ones():
+    flat = " ".join(README.split())
+    pairs = []
+    for results in committed("more-*").values():
+        arms = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
+        lowest = min(arms, key=lambda arm: arms[arm][0])
+        assert lowest.startswith("dpm3m_sde")
+        assert max(arms, key=lambda arm: arms[arm][1]) == FOCUS
+        pairs.append(f"{arms[lowest][0]:.2f} against {arms[FOCUS][0]:.2f}")
+    assert f"a 3M SDE arm's ({', '.join(pairs)})" in flat
+    by_name = committed("standin-*")
+    at_30 = by_name["standin-sd15, NFE 30"]
+    theirs, ours = best(at_30, "dpm3m_sde")[1], best(at_30, FOCUS)[1]
+    assert f"highest CLIP, {theirs:.2f} against {ours:.2f}." in flat
+    for model in ("sd15", "sd20", "sdxl"):
+        run = by_name[f"standin-{model}, NFE 10"]
+        (fid, clip), (their_fid, their_clip) = best(run, FOCUS), best(run, "ddim")
+        assert f"{fid:.2f} against" in flat and f"{their_fid:.2f}" in flat
+        assert f"{their_clip:.1f} against" in flat and f"{clip:.1f}" in flat
+    further = [
+        best(results, arm)[1] - best(results, FOCUS)[1]
+        for name, results in committed("baselines-*").items()
+        if "sdxl" not in name
+        for arm in ("ddim", "dpm2m", "dpm2s")
+    ]
+    assert f"to a CLIP higher by {min(further):.1f} to {max(further):.1f}." in flat
+
+
+def test_the_mean_strength_of_the_default_is_what_the_plan_says():
+    plans = (compile_plan(FOCUS, stable_diffusion(), 20, omega=w) for w in (1.5, 3, 5))
+    means = [f"{plan.omega:.1f}" for plan in plans]
+    told = "mean over 20 steps: {} at ω = 1.5, {} at 3, {} at 5)".format(*means)
+    assert told in " ".join(README.split())
+
+
 def test_the_curve_is_the_committed_one():
     found = json.loads((ROOT / "docs/results/standin-sd15/curve.json").read_text())
     fid = {(p["arm"], p["nfe"]): p["fid"] for p in found["points"]}
