@@ -116,6 +116,8 @@ class BaseDDIMCFGpp(StableDiffusion):
         """Return images in [0, 1]; cfg_guidance is λ_cfg up to 2, above that ω in CFG units."""
         from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, trajectory
 
+        if isinstance(prompt, str):
+            raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")
         uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
         zt = self.initialize_latent(uc=uc, c=c, **kwargs).detach()
 

@@ -54,9 +54,10 @@ def launch(
     out = torch.empty_like(carry)
     probe, uncond, cond = (x.contiguous() for x in seen) if seen else (carry,) * 3
     n = carry.numel()
-    apply[(triton.cdiv(n, BLOCK),)](
-        out, numbers, carry, probe, uncond, cond, ring, carry if noise is None else noise,
-        i, n, MEMORY=memory, WIDTH=width,
-        SEEN=seen is not None, NOISY=noise is not None, BLOCK=BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(carry):  # Triton launches on the current device, whatever it is given
+        apply[(triton.cdiv(n, BLOCK),)](
+            out, numbers, carry, probe, uncond, cond, ring, carry if noise is None else noise,
+            i, n, MEMORY=memory, WIDTH=width,
+            SEEN=seen is not None, NOISY=noise is not None, BLOCK=BLOCK,
+        )  # fmt: skip
     return out

@@ -76,6 +76,23 @@ def test_half_precision_under_autocast_is_finite(checkout, name, inline):
     assert result.isfinite().all() and (result.float() - exact).abs().mean() < 0.1
 
 
+@MODES
+@FILES
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_guidance_that_is_no_number_is_refused(checkout, name, inline, value):
+    patch.write(checkout, inline=inline)
+    with pytest.raises(ValueError, match=f"{value}.* must be .*finite"):
+        cfgpp.latents(solver(checkout, name, 5), value)
+
+
+@MODES
+def test_a_prompt_without_its_null_prompt_is_refused(checkout, inline):
+    """Its first two letters would be taken for the pair."""
+    patch.write(checkout, inline=inline)
+    with pytest.raises(ValueError, match="prompt is 'a cat'; pass"):
+        solver(checkout, "latent_diffusion.py", 5).sample(prompt="a cat")
+
+
 @FILES
 @pytest.mark.parametrize("arm", [recipe.name for recipe in available()])
 def test_every_arm_runs_in_both_modes_with_the_same_latents(checkout, name, arm):

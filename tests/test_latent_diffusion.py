@@ -199,6 +199,9 @@ def test_errors_are_one_line_that_helps(load):
         load("ddim").sample(prompt=["", ["a", "b", "c"]], seeds=[1, 2])
     with pytest.raises(ValueError, match="cfg_guidance is nan; it must be finite"):
         load("ddim_cfg++").sample(cfg_guidance=float("nan"), prompt=["", PROMPT])
+    for name in ("ddim", "ddim_cfg++"):
+        with pytest.raises(ValueError, match=f"prompt is {PROMPT!r}; pass"):
+            load(name).sample(prompt=PROMPT)
     with pytest.raises(ValueError, match="cfg_guidance is None; it must be a number"):
         load("ddim").sample(cfg_guidance=None, prompt=["", PROMPT])
     with pytest.raises(ValueError, match="unknown method 'dim'"):

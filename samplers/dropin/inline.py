@@ -41,7 +41,9 @@ class Host:
 SD = Host(
     "StableDiffusion",
     'sample(self, cfg_guidance=7.5, prompt=["", ""], callback_fn=None, **kwargs)',
-    ("uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])",
+    ("if isinstance(prompt, str):",
+     '    raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")',
+     "uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])",
      "zt = self.initialize_latent(uc=uc, c=c, **kwargs).detach()"),
     "uc, c",
     "SD",
@@ -109,20 +111,22 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
         *host.before,
         "rows = self._rows(len(self.scheduler.timesteps), cfg_guidance)",
         f"x, past = zt.float() * {start}, []",
+        "times = torch.tensor([row[2] for row in rows], dtype=x.dtype, device=x.device)",
         *["y = x  # where the network looks; x waits while it looks ahead"] * probes,
     ]
     if plan.stochastic:  # `noise.generators_of`
         lines += [
-            "# an image's noise follows from its first latent",
+            "# noise follows from an image's first latent; a copy to a GPU would hold up a step",
             "digests = [sha256(row.tobytes()).digest() for row in zt.float().cpu().numpy()]",
-            'seeds = [int.from_bytes(digest[:7], "little") for digest in digests]',
-            "sources = [torch.Generator().manual_seed(seed) for seed in seeds]",
+            "sources = [torch.Generator().manual_seed(int.from_bytes(d[:7], 'little'))"
+            " for d in digests]",
+            "noise = iter([[torch.randn(x.shape[1:], generator=g).to(x) for g in sources]"
+            f" for r in rows if r[{5 if kicks else 4}].noise])",
         ]
     names = "sigma, after, t, weight" + ", kick" * kicks + ", carry" + ", probe" * probes
     body = [
         f"zt = ({seen} / (1 + sigma**2) ** 0.5).to(self.dtype)",
-        "at = torch.tensor(t, dtype=x.dtype, device=x.device)",
-        f"eps_u, eps_c = self.predict_noise(zt, at, {host.network})",
+        f"eps_u, eps_c = self.predict_noise(zt, times[i], {host.network})",
     ]
     guided = "guided" if kicks else "past[0]"
     kept = f", *past[:{plan.memory - 1}]]" if plan.memory > 1 else "]"
@@ -138,11 +142,7 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
     step = "{0}.decay * x + sum(g * d for g, d in zip({0}.gains, past))"
     body += ["x = " + step.format("carry"), *["x = x + kick * (cond - uncond)"] * kicks]
     if plan.stochastic:
-        body += [
-            "if carry.noise:",
-            "    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in sources])",
-            "    x = x + carry.noise * noise.to(x)",
-        ]
+        body.append("x = x + carry.noise * torch.stack(next(noise)) if carry.noise else x")
     body += [
         "zt = x / (1 + after**2) ** 0.5",
         "if callback_fn is not None:",
@@ -166,6 +166,8 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
     at = specialise(compiler._timestep, {"recipe": recipe}, NoiseSchedule).expression
     steps = specialise(Recipe.steps, {"self": recipe}, NoiseSchedule).expression
     tail = [
+        "if not abs(cfg_guidance) < torch.inf:",
+        '    raise ValueError(f"cfg_guidance is {cfg_guidance}; must be a finite number")',
         "schedule = NoiseSchedule(a for a in self.scheduler.alphas_cumprod.tolist() if a < 1)",
     ]
     if host.distilled:
