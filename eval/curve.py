@@ -22,7 +22,7 @@ from eval.folder import SHARED_NOISE, read_json, write_json
 from eval.images import write_atomic
 from eval.pick import load_scored
 from eval.run import Request, run
-from eval.score import read_config, score, stamp
+from eval.score import BOOTSTRAP, read_config, score, stamp
 from eval.shards import shard
 from eval.tables import digits_for, markdown, number, to_csv
 from samplers.errors import finite
@@ -45,7 +45,7 @@ def curve(
     device: str | None = None,
     scorer: str | None = None,
     reference: str | None = None,
-    bootstrap: int = 2000,
+    bootstrap: int = BOOTSTRAP,
     second_scorer: str | None = None,
     load: Callable[..., models.Sampler] = models.load,
 ) -> dict:

@@ -94,7 +94,7 @@ def _heading(folder: Path, results: Mapping) -> str:
     title = f"# `{results['focus']}` on {results['model']}, NFE {results['nfe']}"
     parts = [title, f"**{results['stamp'][:1].upper()}{results['stamp'][1:]}.**"]
     if config := read_json(folder / "config.json"):
-        parts.append(f"    {command(config, folder.name)}")
+        parts.append(f"    {command(config, folder.name, results)}")
     return "\n\n".join(parts)
 
 

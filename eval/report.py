@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -17,7 +18,7 @@ from eval.images import write_atomic
 from eval.models import MODELS
 from eval.pick import best_baseline, by_arm, load_scored, nearest, usual_omega
 from eval.report_plots import legend, plots
-from eval.score import read_config
+from eval.score import BOOTSTRAP, read_config
 from eval.tables import (
     CAPTION,
     DEFAULT_HEADER,
@@ -79,7 +80,7 @@ def report(folder: Path) -> Path:
         left_out=left_out(curve) if curve else [],
         invalid=invalid(results),
         shown_omega=usual_omega(results),
-        commands=[command(config, folder.name)]
+        commands=[command(config, folder.name, results)]
         + ([curve_command(curve, f"runs/{folder.name}")] if curve else []),
     )
     pictures.sheet(results, config, folder, folder / "figures" / "grid.png")
@@ -199,11 +200,11 @@ def _placed(entry: dict, name: str) -> str:
     return f"{own}=region:{ELSEWHERE}FILE.py{bracket}{rest}"
 
 
-def command(config: dict, out: str) -> str:
-    """Return the shell command that draws and scores this run again.
+def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> str:
+    """Return the shell command that draws a run again, and scores it as these results were.
 
-    A run's files hold no path of the machine that it was drawn on: where a model, a prompt file or
-    a region is none of the project's own, the command has PATH/TO/ before its name.
+    A run's files hold no path of the machine that it was drawn on: where a model, a prompt file, a
+    region, a scorer or a reference is none of the project's own, PATH/TO/ stands before its name.
     """
     entries = config["arms"]
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
@@ -233,4 +234,8 @@ def command(config: dict, out: str) -> str:
         words += ["--grid", config["grid"]]
     if config.get("compiled"):
         words.append("--compile")
+    for name, value in results.get("options", {}).items():  # a hub's names have a slash
+        words += [f"--{name}", value if "/" in value else ELSEWHERE + value]
+    if results.get("bootstrap", BOOTSTRAP) != BOOTSTRAP:
+        words += ["--bootstrap", str(results["bootstrap"])]
     return shlex.join([*words, "--out", f"runs/{out}"])

@@ -32,6 +32,7 @@ COLUMNS = (
     *("precision", "recall", "all_right", "pairs_right", "saturation", "contrast", "latent_std"),
 )
 
+BOOTSTRAP = 2000  # resamples of the prompts
 FEW_PROMPTS = 30  # below, percentile intervals hold the truth less often than they say
 
 
@@ -65,7 +66,7 @@ def score(
     folder: Path,
     scorer: str | None = None,
     reference: str | None = None,
-    bootstrap: int = 2000,
+    bootstrap: int = BOOTSTRAP,
     second_scorer: str | None = None,
 ) -> dict:
     """Score all arms of a run folder, write results.json, results.csv and per_prompt.csv, print.
@@ -97,6 +98,7 @@ def score(
         "noise": config.get("noise"),
         "prompt_count": len(prompts),
         "bootstrap": bootstrap,
+        "options": _portable(scorer=scorer, second_scorer=second_scorer, reference=reference),
         "scorer": extractor.scorer.name,
         "scorer_identity": extractor.scorer.identity,
         "second_scorer": extractor.second.name if extractor.second else None,
@@ -125,8 +127,17 @@ def score(
     _write(folder, results, cells, prompts)
     print(full_text(results, seconds_per_image(folder)))
     if any(cell.entry["missing"] for cell in cells.values()):
-        print(f"\nTo finish the run: {_continuing(config, folder)}")
+        print(f"\nTo finish the run: {_continuing(config, folder, results)}")
     return results
+
+
+def _portable(**given: str | None) -> dict[str, str]:
+    """Return the options that were given; of local files and folders, only their names."""
+    return {
+        name.replace("_", "-"): Path(value).name if Path(value.removeprefix("local-dir:")).exists() else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def _doubts(config: dict) -> list[str]:
@@ -144,11 +155,11 @@ def _doubts(config: dict) -> list[str]:
     return doubts
 
 
-def _continuing(config: dict, folder: Path) -> str:
+def _continuing(config: dict, folder: Path, results: dict) -> str:
     """Return the command that draws what is missing in a run's folder."""
     from eval.report import command  # here: the report builds on scores
 
-    return shlex.join([*shlex.split(command(config, folder.name))[:-1], str(folder)])
+    return shlex.join([*shlex.split(command(config, folder.name, results))[:-1], str(folder)])
 
 
 def _cells(folder: Path, config: dict, extractor: Extractor, weights, ref) -> dict[str, Cell]:

@@ -183,8 +183,19 @@ def test_a_command_says_where_a_path_is_missing(run):
         ("--arms", "mine=region:PATH/TO/FILE.py[units=omega]@w3"),
     ):
         assert words[words.index(flag) + 1] == due
-    (arm,) = parse_arms(due, (), {})
-    assert arm.label == "mine[units=omega]"
+
+
+def test_a_command_scores_as_the_results_were_scored(own, tmp_path):
+    folder = tmp_path / "scorer"
+    folder.mkdir()
+    make_reference(tmp_path / "coco.npz")
+    results = score.score(own, str(folder), str(tmp_path / "coco.npz"), 50, "ViT-B-16/laion")
+    config = json.loads((own / "config.json").read_text())
+    words = "--scorer PATH/TO/scorer --second-scorer ViT-B-16/laion --reference PATH/TO/coco.npz"
+    assert f"{words} --bootstrap 50 --out" in report.command(config, "run", results)
+    assert str(tmp_path) not in json.dumps(results)
+    plain = score.score(own)
+    assert report.command(config, "run", plain) == report.command(config, "run")
 
 
 def test_an_arm_s_rows_are_those_of_its_plan_or_its_approximation(schedule):
