@@ -133,11 +133,12 @@ def score(
 
 def _portable(**given: str | None) -> dict[str, str]:
     """Return the options that were given; of local files and folders, only their names."""
-    return {
-        name.replace("_", "-"): Path(value).name if Path(value.removeprefix("local-dir:")).exists() else value
-        for name, value in given.items()
-        if value is not None
-    }
+    found = {}
+    for name, value in given.items():
+        if value is not None:
+            path = Path(value.removeprefix("local-dir:"))
+            found[name.replace("_", "-")] = path.name if path.exists() else value
+    return found
 
 
 def _doubts(config: dict) -> list[str]:

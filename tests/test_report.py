@@ -183,6 +183,8 @@ def test_a_command_says_where_a_path_is_missing(run):
         ("--arms", "mine=region:PATH/TO/FILE.py[units=omega]@w3"),
     ):
         assert words[words.index(flag) + 1] == due
+    (arm,) = parse_arms(due, (), {})
+    assert arm.label == "mine[units=omega]"
 
 
 def test_a_command_scores_as_the_results_were_scored(own, tmp_path):
