@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import latent_diffusion
 import latent_sdxl
+from pipelines.approximate import approximated
+from pipelines.approximation import parse
 from samplers import NoiseSchedule, compile_plan, generators, loop
 from samplers.__main__ import stable_diffusion
 from samplers.dropin.inline import inline_region
@@ -132,6 +134,18 @@ def test_more_steps_make_no_more_copies(name, pretend):
     up, down = zip(*counts, strict=True)
     assert up[2] - up[1] == up[1] - up[0]
     assert down == (1, 2, 3)  # the images
+
+
+@pytest.mark.parametrize(
+    "spec", ["propagate[keys=uniform:2]", "cache[keys=uniform:2,depth=1]", "gate[after=0.5]"]
+)
+def test_approximations(spec, pretend):
+    solver = loaded(latent_diffusion, "ddim", "sd15")
+    ready = approximated(solver, solver.plan("exp2m_cfg++", 0.6), parse(spec))
+    with pretend(solver) as copies:
+        latents, images = ready.generate(["a", "b"], [1, 2])
+    assert (latents.device.type, images.device.type) == ("cuda", "cpu")
+    assert copies.down == 1
 
 
 class Host:
