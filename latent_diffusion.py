@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.coupled_edit import CoupledEdit, doubled
+from pipelines.latent_model import texts_of
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion import StableDiffusion
 from samplers import Plan, available
@@ -71,9 +72,8 @@ class BaseDDIM(StableDiffusion):
                       state and its last "z0t" the result
         seeds         one or a list, one per image; without it torch's global generator is used
         """
-        if isinstance(prompt, str):
-            raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")
-        uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
+        null, prompt = texts_of(prompt, "null prompt", "prompt")
+        uc, c = self.get_text_embed(null_prompt=null, prompt=prompt)
         zt = self.initialize_latent(uc=uc, c=c, cfg_guidance=cfg_guidance, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance)
         return self._sampled(plan, zt, uc, c, callback_fn)
@@ -116,7 +116,7 @@ class BaseDDIMCFGpp(StableDiffusion):
         """Return images in [0, 1]; cfg_guidance is λ_cfg up to 2, above that ω in CFG units."""
         from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, trajectory
 
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) or len(prompt) != 2:
             raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")
         uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])
         zt = self.initialize_latent(uc=uc, c=c, **kwargs).detach()
@@ -131,7 +131,7 @@ class BaseDDIMCFGpp(StableDiffusion):
         for step in tqdm(trajectory(model, zt, plan), total=nfe, desc="SD"):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen)
+                seen = callback_fn(step.index, step.timestep, seen) or seen
                 step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
 
         img = self.decode(step.latent.to(self.dtype))
@@ -161,7 +161,7 @@ class EditWordSwapDDIM(BaseDDIM):
         cfg_guidance, callback_fn  as for `BaseDDIM.sample`, for inversion and sampling alike
         Nothing is random: seeds are accepted and have no effect.
         """
-        null, source, target = prompt
+        null, source, target = texts_of(prompt, "null prompt", "source", "target")
         uc, c = self.get_text_embed(null_prompt=null, prompt=source)
         _, changed = self.get_text_embed(null_prompt=null, prompt=target)
         zt = self.initialize_latent("ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance)
@@ -215,7 +215,7 @@ class InversionDDIM(EditWordSwapDDIM):
         **_: Any,
     ) -> torch.Tensor:
         """Return images as `EditWordSwapDDIM.sample` does; prompt is [null prompt, prompt]."""
-        null, source = prompt[:2]
+        null, source = texts_of(prompt[:2], "null prompt", "prompt")
         texts = (null, source, source)
         return super().sample(src_img, cfg_guidance, texts, callback_fn)
 

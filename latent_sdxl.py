@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.coupled_edit import CoupledEdit, doubled
+from pipelines.latent_model import texts_of
 from pipelines.lightning import SDXLLightning
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion_xl import SDXL
@@ -114,7 +115,7 @@ class BaseDDIMCFGpp(SDXL):
         for step in tqdm(trajectory(model, zt, plan), total=nfe, desc="SDXL"):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen)
+                seen = callback_fn(step.index, step.timestep, seen) or seen
                 step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
 
         return step.latent.to(self.dtype)
@@ -151,6 +152,8 @@ class EditWordSwapDDIM(BaseDDIM):
         seeds             accepted without effect: nothing is random
         sizes             the size conditioning of `SDXL.sample`; by default the image's own size
         """
+        for name, prompt in (("prompt1", prompt1), ("prompt2", prompt2 or prompt1)):
+            texts_of(prompt, "null prompt", "source", "target", argument=name)
         sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
         (uc, c, added), (_, changed, added_changed) = (
             self.conditions([prompt1[0], prompt1[k]], prompt2 and [prompt2[0], prompt2[k]], **sizes)

@@ -21,19 +21,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from eval.folder import read_json
+from pipelines.places import MODELS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-MODELS: dict[str, Path | str] = {  # folder beside this package, or hub id
-    "standin-sd15": ROOT / "standins" / "sd15",
-    "standin-sd20": ROOT / "standins" / "sd20",  # v-prediction
-    "standin-sdxl": ROOT / "standins" / "sdxl",  # two text encoders
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd20": "stabilityai/stable-diffusion-2",  # v-prediction at 768; pipelines.py has its mirror
-    "sd20-base": "stabilityai/stable-diffusion-2-base",
-    "sd21": "stabilityai/stable-diffusion-2-1",
-    "sd21-base": "stabilityai/stable-diffusion-2-1-base",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt")
 

@@ -23,7 +23,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from pipelines.latent_model import LatentModel, listed
+from pipelines.latent_model import LatentModel, listed, texts_of
 from samplers import Plan, generators, standard_normal
 from samplers.loop import Model
 from samplers.schedule import alpha_of
@@ -131,5 +131,6 @@ def each(texts: str | Sequence[str], count: int) -> list[str]:
 
 def doubled(prompt: Sequence[str | Sequence[str]], count: int) -> list[list[str]]:
     """Turn [null, source, target] into [null prompts, prompts] of 2·count rows: sources first."""
+    prompt = texts_of(prompt, "null prompt", "source", "target")
     null, source, target = (each(texts, count) for texts in prompt)
     return [null + null, source + target]

@@ -99,6 +99,16 @@ class FirstLatent:
             raise ValueError(
                 f"{use} an image and src_img is {given}; pass a tensor (B, 3, H, W) in [-1, 1]"
             )
+        if not src_img.is_floating_point():
+            raise ValueError(
+                f"{use} an image and src_img is {src_img.dtype}; pass src_img / 127.5 - 1, in "
+                "[-1, 1]"
+            )
+        if any(side % self.vae_scale_factor for side in shape[2:]):
+            raise ValueError(
+                f"src_img is {shape[2]}×{shape[3]}; height and width must be multiples of "
+                f"{self.vae_scale_factor} pixels"
+            )
         return self.encode(src_img)
 
     def _noise(

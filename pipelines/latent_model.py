@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ from samplers import (
 )
 from samplers.errors import whole
 from samplers.loop import Model
-from samplers.schedule import ZERO_SNR
 
+logger = logging.getLogger(__name__)
 DECODED_AT_ONCE = 8 * 512 * 512  # pixels
 
 
@@ -71,7 +72,8 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
         # rounding gives "trailing" one timestep too many at some numbers of steps, such as 61
         self.scheduler.timesteps = self.scheduler.timesteps[:steps]
         self.skip = total // steps
-        self.total_alphas = self.scheduler.alphas_cumprod.clamp_min(ZERO_SNR).to(device)
+        table = self.schedule.alphas_cumprod
+        self.total_alphas = torch.tensor(table, dtype=torch.float32, device=device)
         self.sigmas = ((1 - self.total_alphas) / self.total_alphas).sqrt()
         self.log_sigmas = self.sigmas.log()
         self.final_alpha_cumprod = self.scheduler.final_alpha_cumprod.to(device)
@@ -151,15 +153,16 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
     ) -> torch.Tensor:
         """Run a plan with a progress bar and CFGpp's callbacks; return the final latent.
 
-        callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict; its "zt" replaces the
-                     state and its last "z0t" the result, unless the plan ends in noise
+        callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict, or None for no change; its
+                     "zt" replaces the state and its last "z0t" the result, unless the plan ends in
+                     noise
         """
         steps, clean = trajectory(model, zt, plan), plan.end == 0
         # disable=None: no bar where stderr is a file
         for step in tqdm(steps, plan.name, plan.nfe, leave=False, disable=None):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen)
+                seen = callback_fn(step.index, step.timestep, seen) or seen
                 step.latent = seen["z0t" if clean and step.index == plan.nfe - 1 else "zt"]
         return step.latent
 
@@ -199,11 +202,18 @@ def place(
 ) -> tuple[torch.device, torch.dtype]:
     """Fill in the device (cuda, else mps, else cpu) and dtype (float16 on CUDA, else float32)."""
     device = torch.device(device or default_device())
-    return device, dtype or default_dtype(device)
+    dtype = default_dtype(device) if dtype is None else dtype
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype is {dtype!r}; pass one such as torch.float16")
+    return device, dtype
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """Return ids (N, length), padded and cut to the tokenizer's length."""
+    """Return ids (N, length), padded and cut to the tokenizer's length; what is cut is logged."""
+    longest = tokenizer.model_max_length
+    for text, ids in zip(texts, tokenizer(list(texts), verbose=False).input_ids, strict=True):
+        if len(ids) > longest:
+            logger.warning("%d tokens, the last %d cut: %.60s…", len(ids), len(ids) - longest, text)
     return tokenizer(
         list(texts),
         padding="max_length",
@@ -213,8 +223,18 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     ).input_ids
 
 
-def listed(texts: str | Sequence[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+def listed(texts: str | Sequence[str] | None) -> list[str]:
+    return [texts or ""] if texts is None or isinstance(texts, str) else list(texts)
+
+
+def texts_of(prompt: Sequence[Any], *names: str, argument: str = "prompt") -> Sequence[Any]:
+    """Return what was passed as a prompt; ValueError unless it has one entry per name."""
+    if isinstance(prompt, str) or len(prompt) != len(names):
+        raise ValueError(
+            f"{argument} is {prompt!r}; pass [{', '.join(names)}], each a text or a list with one "
+            "per image"
+        )
+    return prompt
 
 
 def _num_sampling(solver_config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from pipelines.places import places
+from pipelines.places import MODELS, places
 
 KINDS: dict[str, type[DiffusionPipeline]] = {
     "sd": StableDiffusionPipeline,
@@ -167,11 +168,16 @@ def _no_bars() -> None:
 
 
 def _not_found(reasons: list[str], model_key: str, what: str = "pipeline") -> str:
-    remedy = places(model_key)[-1]
-    return (
-        f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); download it once with "
-        f"`hf download {remedy}`, or give a local folder"
-    )
+    place = places(model_key)[-1]
+    remedy = f"download it once with `hf download {place}`, or give a local folder"
+    if Path(place).suffix in (".safetensors", ".ckpt"):
+        remedy = (
+            "of a single file make a folder once: "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
+        remedy = f"give {', '.join(MODELS)}, an existing folder or a hub id such as owner/name"
+    return f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); {remedy}"
 
 
 def _first_line(error: Exception) -> str:

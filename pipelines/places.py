@@ -1,7 +1,21 @@
-"""Where a hub id is to be found: ids that have moved, and their mirrors. Imports nothing heavy."""
+"""Where a model is to be found: its names, ids that have moved, mirrors. Imports nothing heavy."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS: dict[str, Path | str] = {  # folder of this project, or hub id
+    "standin-sd15": ROOT / "standins" / "sd15",
+    "standin-sd20": ROOT / "standins" / "sd20",  # v-prediction
+    "standin-sdxl": ROOT / "standins" / "sdxl",  # two text encoders
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd20": "stabilityai/stable-diffusion-2",  # v-prediction at 768
+    "sd20-base": "stabilityai/stable-diffusion-2-base",
+    "sd21": "stabilityai/stable-diffusion-2-1",
+    "sd21-base": "stabilityai/stable-diffusion-2-1-base",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
 FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"  # SDXL's own VAE overflows in float16
 # Ids that left the hub, or may: tried in order after the one that was asked for.
 MIRRORS = {
@@ -14,5 +28,6 @@ MIRRORS = {
 
 
 def places(model_key: str) -> tuple[str, ...]:
-    """Return the id or folder that was asked for, then its mirrors."""
-    return str(model_key), *MIRRORS.get(str(model_key), ())
+    """Return the id or folder that was asked for, by one of our names or its own; then mirrors."""
+    key = str(MODELS.get(str(model_key), model_key))
+    return key, *MIRRORS.get(key, ())

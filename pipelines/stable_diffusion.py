@@ -21,7 +21,8 @@ class StableDiffusion(LatentModel):
     solver_config  has `num_sampling`, the number of evaluations: an attribute or a dict's key
     model_key      hub id or folder in the diffusers format; deleted ids fall back to their mirrors
     device         default: cuda, else mps, else cpu
-    pipe_dtype     default: float16 on CUDA, float32 elsewhere
+    pipe_dtype     default: float16 on CUDA, float32 elsewhere; `dtype`, its name on SDXL, is taken
+                   too
     """
 
     def __init__(
@@ -31,9 +32,9 @@ class StableDiffusion(LatentModel):
         device: torch.device | str | None = None,
         **kwargs: Any,
     ):
-        device, dtype = place(device, kwargs.pop("pipe_dtype", None))
+        device, dtype = place(device, kwargs.pop("pipe_dtype", kwargs.pop("dtype", None)))
         if kwargs:
-            raise TypeError(f"unknown arguments {', '.join(kwargs)}; known: pipe_dtype")
+            raise TypeError(f"unknown arguments {', '.join(kwargs)}; known: pipe_dtype, dtype")
         pipe, found = load_pipeline(model_key, dtype)
         self._adopt(pipe, found, solver_config, device, dtype)
         self.text_encoder = pipe.text_encoder.to(device, dtype).eval()

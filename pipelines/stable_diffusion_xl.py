@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipelines.kdiffusion_terms import EpsilonPair
-from pipelines.latent_model import LatentModel, listed, place, token_ids
+from pipelines.latent_model import LatentModel, listed, place, texts_of, token_ids
 from pipelines.loading import load_pipeline, load_vae
 from pipelines.network import Conditioned
 from pipelines.places import FP16_VAE
@@ -229,8 +229,8 @@ class SDXL(LatentModel):
         negative_*        the same for the unconditional row; with both sizes given it has its own
         kwargs            callback_fn, seeds (one or a list) and whatever the solver takes
         """
-        if isinstance(prompt1, str) or isinstance(prompt2, str):
-            raise ValueError("a prompt is one string; pass [null prompt, prompt]")
+        for name, prompt in (("prompt1", prompt1), ("prompt2", prompt2 or prompt1)):
+            texts_of(prompt, "null prompt", "prompt", argument=name)
         shape = target_size or self._own_size
         if len(shape) != 2 or any(n < 1 or n % self.vae_scale_factor for n in shape):
             raise ValueError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from samplers import guidance
 from samplers.errors import choose, finite, pair, whole
 from samplers.grids import Grid, make_grid
-from samplers.guidance import Rate
+from samplers.guidance import LARGEST_LAMBDA, Rate
 from samplers.plan import Plan, Row, Update
 from samplers.presets import Preset, find_preset
 from samplers.registry import Recipe, find
@@ -56,10 +56,21 @@ def compile_plan(
     Raises ValueError for every name, number or option that does not fit, with what would.
     """
     recipe = find(name)
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(
+            f"schedule is a {type(schedule).__name__}; pass a NoiseSchedule, for example "
+            "NoiseSchedule.from_scheduler(pipe.scheduler)"
+        )
     nfe = whole("nfe", nfe, 1, schedule.num_timesteps)
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
     _check_options(recipe, options)
+    if recipe.guidance == "cfg++" and isinstance(scale, Real) and scale > LARGEST_LAMBDA:
+        logger.warning(
+            "%s: scale=%g is CFG++'s λ, usually 0 to 1; for guidance as strong as CFG's ω = %g "
+            "pass omega=%g",
+            *(name, scale, scale, scale),
+        )
     if recipe.few and nfe < FEW:
         logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
     kick = None if kick is None else _bound(kick)
@@ -120,12 +131,23 @@ def _unit(recipe: Recipe, schedule: NoiseSchedule) -> float:
     return guidance.mean_bell(schedule) if recipe.strength == "bell" else 1.0
 
 
+# what others call the arguments of `compile_plan`
+_ELSEWHERE = {
+    "cfg_guidance": "scale, or omega in CFG units",
+    "guidance_scale": "omega",
+    "num_inference_steps": "nfe",
+    "steps": "nfe",
+}
+
+
 def _check_options(recipe: Recipe, options: dict) -> None:
     for option, value in options.items():
         if option not in recipe.options:
             takes = ", ".join(recipe.options) or "none"
+            hint = f"; it is {_ELSEWHERE[option]} here" if option in _ELSEWHERE else ""
             raise ValueError(
-                f"sampler {recipe.name!r} takes no option {option}={value!r}; its options: {takes}"
+                f"sampler {recipe.name!r} takes no option {option}={value!r}{hint}; its options: "
+                f"{takes}"
             )
     for name in {"eta", "history"} & options.keys():  # as Python's own: numpy's may be float32
         options[name] = finite(name, options[name])

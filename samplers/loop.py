@@ -23,29 +23,51 @@ class Step:
     """What one evaluation did. Tensors are computed when asked for.
 
     index, timestep, sigma  which evaluation, and the level at which it was made
-    latent    the state after it, in the network's VP units; assign to it to change the run
+    latent    the state after it, in the network's VP units; assign to it, or write into it, to
+              change the run
     denoised  the guided clean estimate D_u + ω·Δ of this evaluation
     """
 
-    __slots__ = ("_carry", "_eps", "_probe", "_stage", "index", "sigma", "timestep")
+    __slots__ = (
+        *("_carry", "_eps", "_latent", "_probe", "_stage", "_version"),
+        *("index", "sigma", "timestep"),
+    )
 
     def __init__(
         self, index: int, stage: Stage, probe: torch.Tensor, eps: Pair, carry: torch.Tensor
     ):
         self.index, self.timestep, self.sigma = index, stage.timestep, stage.sigma
         self._stage, self._probe, self._eps, self._carry = stage, probe, eps, carry
+        self._latent: torch.Tensor | None = None
 
     @property
     def latent(self) -> torch.Tensor:
-        return self._carry * self._stage.latent
+        if self._latent is None:
+            with torch.inference_mode(False), torch.no_grad():  # its writes are to be counted
+                self._latent = self._carry * self._stage.latent
+            self._version = self._latent._version
+        return self._latent
 
     @latent.setter
     def latent(self, z: torch.Tensor) -> None:
-        self._carry = z.to(self._carry) / self._stage.latent
+        if z is not self._latent:
+            self._latent = None
+            self._carry = z.to(self._carry) / self._stage.latent
+
+    def carry(self) -> torch.Tensor:
+        """Return the state that the run goes on from; exactly its own where nobody changed it."""
+        if self._latent is not None and self._latent._version != self._version:
+            self.latent = self._latent.clone()
+        return self._carry
 
     @property
     def denoised(self) -> torch.Tensor:
         return denoised(self._stage, self._probe, self._eps)
+
+
+def _version(x: torch.Tensor) -> int | None:
+    """Return how often a tensor was written into; None where torch does not count."""
+    return None if x.is_inference() else x._version
 
 
 def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> Pair:
@@ -55,14 +77,22 @@ def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> P
         row = getattr(model, "cond", None)
     elif not stage.cond:
         row = getattr(model, "uncond", None)
-    version = z._version
-    eps_uncond, eps_cond = (row(z, t),) * 2 if row else model(z, t)
+    version = _version(z)
+    given = (row(z, t),) * 2 if row else model(z, t)
+    try:
+        eps_uncond, eps_cond = given
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the network returned a {type(given).__name__}, not the pair (ε_uncond, ε_cond); of a "
+            "UNet that was given both rows at once, pass .sample.chunk(2)"
+        ) from None
     if not eps_uncond.shape == eps_cond.shape == z.shape:
         raise ValueError(
             f"the network returned shapes {tuple(eps_uncond.shape)} and "
-            f"{tuple(eps_cond.shape)} for an input of {tuple(z.shape)}"
+            f"{tuple(eps_cond.shape)} for an input of {tuple(z.shape)}; it must return the pair "
+            "(ε_uncond, ε_cond)"
         )
-    if z._version != version:
+    if _version(z) != version:
         raise ValueError("the network changed its input in place; let it work on z.clone()")
     return eps_uncond, eps_cond
 
@@ -86,6 +116,11 @@ def trajectory(
     waits for the device, but for seeding by z_T before the first evaluation. Raises ValueError when
     the network's outputs have another shape than its input, or when it writes into its input.
     """
+    if isinstance(generators, torch.Generator):
+        raise ValueError(
+            "generators is one torch.Generator; pass a list with one per image, such as "
+            "generators([0, 1])"
+        )
     if plan.stochastic and generators is None:
         generators = generators_of(z_T)
 
@@ -101,7 +136,7 @@ def trajectory(
         eps = _evaluate(model, probe.to(z_T.dtype), t, stage)
         step = Step(i, stage, probe, eps, run.advance(i, carry, probe, eps, draw))
         yield step
-        carry = step._carry
+        carry = step.carry()
         probe = carry if stage.probe is None else run.look_ahead(i, carry, draw)
 
 

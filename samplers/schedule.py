@@ -50,11 +50,19 @@ class NoiseSchedule:
         """Read the table of any diffusers scheduler that has `alphas_cumprod`.
 
         A 1.0 prepended to the table, as CFGpp does, is dropped. A last entry of 0, of a model with
-        zero terminal SNR (arXiv:2305.08891), counts as 2⁻²⁴, as in diffusers' Euler: σ_max = 4096.
+        zero terminal SNR (arXiv:2305.08891), counts as 2⁻²⁴, as in diffusers' Euler: σ_max = 4096;
+        as half of the entry before where that is smaller.
+        Raises ValueError for a scheduler without a table.
         """
-        table = [float(value) for value in scheduler.alphas_cumprod]
-        if table and table[-1] == 0:
-            table[-1] = ZERO_SNR
+        found = getattr(scheduler, "alphas_cumprod", None)
+        if found is None:
+            raise ValueError(
+                f"{type(scheduler).__name__} has no alphas_cumprod; schedulers with a table of "
+                "betas are sampled here, not those of EDM or flow matching"
+            )
+        table = [float(value) for value in found]
+        if len(table) > 1 and table[-1] == 0:
+            table[-1] = min(ZERO_SNR, table[-2] / 2)
         return cls(table[1:] if table and table[0] >= 1 else table)
 
     @property

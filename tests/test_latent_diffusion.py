@@ -182,6 +182,30 @@ def test_encode_inverts_decode_roughly(load):
     assert (back - image).abs().mean() < 0.05
 
 
+def test_models_go_by_their_names_too():
+    model = StableDiffusion({"num_sampling": 4}, model_key="standin-sd20", dtype=torch.bfloat16)
+    assert model.card()["dtype"] == "bfloat16"
+    assert model.card()["prediction_type"] == "v_prediction"
+
+
+def test_a_long_prompt_is_cut_with_a_word_and_no_null_prompt_is_an_empty_one(load, caplog):
+    solver = load("ddim")
+    uc, _ = solver.get_text_embed(None, "a " * 100 + "cut off")
+    assert torch.equal(uc, solver.get_text_embed("", PROMPT)[0])
+    (line,) = caplog.messages
+    assert re.match(r"\d+ tokens, the last \d+ cut: a a a", line)
+
+
+def test_a_callback_may_only_look(load):
+    def look(step, t, state):
+        state["zt"].mean()
+
+    for name in ("dpm2m", "ddim_cfg++"):
+        run = {"cfg_guidance": 0.6, "prompt": ["", PROMPT], "seeds": 3}
+        seen = load(name).sample(callback_fn=look, **run)
+        torch.testing.assert_close(seen, load(name).sample(**run), atol=1e-5, rtol=0)
+
+
 def test_errors_are_one_line_that_helps(load):
     with pytest.raises(ValueError, match=r"unknown solver 'dimm'; did you mean 'ddim'\? Known:"):
         get_solver("dimm", solver_config={"num_sampling": 4})
@@ -202,6 +226,22 @@ def test_errors_are_one_line_that_helps(load):
     for name in ("ddim", "ddim_cfg++"):
         with pytest.raises(ValueError, match=f"prompt is {PROMPT!r}; pass"):
             load(name).sample(prompt=PROMPT)
+        with pytest.raises(ValueError, match=r"pass \[null prompt, prompt\]"):
+            load(name).sample(prompt=[PROMPT, PROMPT, PROMPT])
+    image = torch.zeros(1, 3, 64, 64)
+    for name in ("ddim_edit", "coupled_edit"):
+        with pytest.raises(ValueError, match=r"pass \[null prompt, source, target\]"):
+            load(name).sample(image, prompt=["", PROMPT])
+    with pytest.raises(ValueError, match="src_img is 60×64; height and width must be multip"):
+        load("ddim_edit").sample(image[:, :, :60], prompt=["", PROMPT, PROMPT])
+    with pytest.raises(ValueError, match=r"src_img is torch.uint8; pass src_img / 127.5 - 1"):
+        load("ddim_edit").sample(image.to(torch.uint8), prompt=["", PROMPT, PROMPT])
+    with pytest.raises(ValueError, match=r"dtype is 'float16'; pass one such as torch.float16"):
+        StableDiffusion({"num_sampling": 4}, model_key=STANDIN, dtype="float16")
+    with pytest.raises(OSError, match=r"give standin-sd15, .*, an existing folder or a hub id"):
+        StableDiffusion({"num_sampling": 4}, model_key="sd25")
+    with pytest.raises(OSError, match=r"of a single file make a folder once: .*from_single_file"):
+        StableDiffusion({"num_sampling": 4}, model_key="v1-5.safetensors")
     with pytest.raises(ValueError, match="cfg_guidance is None; it must be a number"):
         load("ddim").sample(cfg_guidance=None, prompt=["", PROMPT])
     with pytest.raises(ValueError, match="unknown method 'dim'"):

@@ -103,9 +103,15 @@ def test_assigning_the_latent_changes_the_run(name, schedule):
     def erase(step):
         step.latent = torch.zeros_like(step.latent, dtype=torch.float16)
 
+    def write(step):
+        step.latent.zero_()
+
     plain = sample(network, noise(), plan)
-    torch.testing.assert_close(run(keep), plain, rtol=1e-5, atol=1e-5)
+    assert torch.equal(run(keep), plain)
     edited = run(erase)
+    assert torch.equal(run(write), edited)
+    with torch.inference_mode():
+        assert torch.equal(run(write), edited)
     assert edited.dtype == torch.float32 and not torch.allclose(edited, plain, atol=1e-3)
 
 
@@ -191,6 +197,34 @@ def test_outputs_of_another_shape_are_refused(batch, schedule):
     message = rf"returned shapes \({batch}, 4, 4, 4\) and \({batch}, 4, 4, 4\) for an input of \(2,"
     with pytest.raises(ValueError, match=message):
         sample(lambda z, t: (other, other), noise(), plan)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ({"sample": 0}, r"returned a dict, not the pair .* pass .sample.chunk\(2\)"),
+        (torch.zeros(4, 4, 4, 4), "returned a Tensor, not the pair"),
+        (torch.zeros(2, 4, 4, 4), r"returned shapes .* must return the pair"),
+        (None, "returned a NoneType, not the pair"),
+    ],
+)
+def test_anything_but_a_pair_is_refused(out, message, schedule):
+    with pytest.raises(ValueError, match=message):
+        sample(lambda z, t: out, noise(), compile_plan("ddim", schedule, 3))
+
+
+def test_one_generator_for_all_is_refused(schedule):
+    plan = compile_plan("exp2m_cfg++", schedule, 3)
+    with pytest.raises(ValueError, match=r"is one torch.Generator; pass a list with one"):
+        sample(network, noise(), plan, torch.Generator())
+
+
+@pytest.mark.parametrize("name", ["exp2m_cfg++", "dpm2s"])
+def test_inference_mode_gives_the_same_images(name, schedule):
+    plan = compile_plan(name, schedule, 4)
+    with torch.inference_mode():
+        inside = sample(network, noise(), plan, generators([1, 2]))
+    assert torch.equal(inside, sample(network, noise(), plan, generators([1, 2])))
 
 
 def test_a_plan_by_hand_runs(schedule):

@@ -81,7 +81,7 @@ def test_the_overview_is_that_of_the_committed_results():
 
 def test_the_duels_are_the_committed_ones():
     duels = committed("duel-*")
-    assert len(duels) == 3
+    assert len(duels) == 4
     for results in duels.values():
         told = [difference_text(results["front"][at]["dpm3m_sde"]) for at in ("clip", "fid")]
         assert " | ".join(told) in README

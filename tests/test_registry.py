@@ -6,6 +6,7 @@ import re
 from math import inf, nan
 
 import pytest
+from diffusers import DDIMScheduler
 
 from samplers import Recipe, available, compile_plan, register
 from samplers import registry as module
@@ -137,7 +138,8 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ),
         (
             {"steps": 20},
-            "sampler 'exp2m_cfg++' takes no option steps=20; its options: order, eta, window, corr",
+            "sampler 'exp2m_cfg++' takes no option steps=20; it is nfe here; its options: order, "
+            "eta, window, corr",
         ),
         (
             {"nfe": 1000, "grid": "leading"},
@@ -147,6 +149,23 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
 )
 def test_refusals_name_the_value_and_what_is_allowed(wrong, message, schedule):
     assert compile_error(schedule, **wrong).startswith(message)
+
+
+def test_a_schedule_that_is_none_is_refused():
+    message = compile_error(DDIMScheduler())
+    assert message.startswith(
+        "schedule is a DDIMScheduler; pass a NoiseSchedule, for example Noise"
+    )
+
+
+def test_a_lambda_that_looks_like_an_omega_is_logged(schedule, caplog):
+    compile_plan("exp2m_cfg++", schedule, 20, scale=0.6)
+    compile_plan("dpm2m", schedule, 20, scale=7.5)
+    assert not caplog.messages
+    compile_plan("exp2m_cfg++", schedule, 20, scale=7.5)
+    (line,) = caplog.messages
+    assert line.startswith("exp2m_cfg++: scale=7.5 is CFG++'s λ, usually 0 to 1; ")
+    assert line.endswith("pass omega=7.5")
 
 
 def test_a_strong_eta_makes_ancestral_sampling_forget_its_state(schedule):

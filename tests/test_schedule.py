@@ -80,6 +80,18 @@ def test_from_scheduler_reads_zero_terminal_snr_as_diffusers_euler_does():
     assert found.sigma_max == pytest.approx(float(euler.sigmas.max()), rel=1e-6)
 
 
+def test_zero_terminal_snr_below_the_usual_stand_in():
+    """Linear betas, rescaled, have less than 2⁻²⁴ before the last timestep already."""
+    ddim = DDIMScheduler(beta_schedule="linear", rescale_betas_zero_snr=True)
+    before, last = NoiseSchedule.from_scheduler(ddim).alphas_cumprod[-2:]
+    assert 0 < last == before / 2
+
+
+def test_a_scheduler_without_a_table_is_refused():
+    with pytest.raises(ValueError, match=r"SimpleNamespace has no alphas_cumprod; .*flow matching"):
+        NoiseSchedule.from_scheduler(SimpleNamespace(sigmas=[1.0]))
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

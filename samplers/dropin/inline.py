@@ -41,7 +41,7 @@ class Host:
 SD = Host(
     "StableDiffusion",
     'sample(self, cfg_guidance=7.5, prompt=["", ""], callback_fn=None, **kwargs)',
-    ("if isinstance(prompt, str):",
+    ("if isinstance(prompt, str) or len(prompt) != 2:",
      '    raise ValueError(f"prompt is {prompt!r}; pass [null prompt, prompt]")',
      "uc, c = self.get_text_embed(null_prompt=prompt[0], prompt=prompt[1])",
      "zt = self.initialize_latent(uc=uc, c=c, **kwargs).detach()"),
@@ -146,8 +146,8 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
     body += [
         "zt = x / (1 + after**2) ** 0.5",
         "if callback_fn is not None:",
-        f'    seen = callback_fn(i, t, {{"z0t": {guided}, "zt": zt, "decode": self.decode}})',
-        '    zt = seen["z0t" if i == len(rows) - 1 else "zt"].to(x)',
+        f'    seen = {{"z0t": {guided}, "zt": zt, "decode": self.decode}}',
+        '    zt = (callback_fn(i, t, seen) or seen)["z0t" if i == len(rows) - 1 else "zt"].to(x)',
         "    x = zt * (1 + after**2) ** 0.5",
     ]
     if probes:

@@ -160,5 +160,5 @@ def check(path: Path, arm: str = DEFAULT, inline: bool = False) -> Iterator[tupl
         if target.region == due:
             yield True, f"{target.path}: {arm}, {'inline' if inline else 'shared'}"
         else:
-            there = status(target, Vault(target.path.parent)) or "a class that is neither's"
+            there = status(target, Vault(target.path.parent)) or "neither CFGpp's class nor ours"
             yield False, f"{target.path}, line {target.line}: {there}"
