@@ -3,9 +3,10 @@
     solver = get_solver("ddim_cfg++", solver_config={"num_sampling": 20})
     image = solver.sample(prompt1=["", "a red fox in the snow"], cfg_guidance=0.6, seeds=42)
 
-`get_solver("ddim_cfg++")` runs exp2m_cfg++, the second-order multistep CFG++ sampler; the original
-first-order rule is "ddim_cfg++_first_order". Every other name of `samplers.available()` is a
-solver too. Names and signatures are CFGpp's (arXiv:2406.08070); the code is ours.
+`get_solver("ddim_cfg++")` runs exp2m_cfg++, the multistep CFG++ sampler (of second order with
+`eta=0`); the original first-order rule is "ddim_cfg++_first_order". Every other name of
+`samplers.available()` is a solver too. Names and signatures are CFGpp's (arXiv:2406.08070); the
+code is ours.
 """
 
 from __future__ import annotations

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from eval.claim import MEASURES, arms_of, leaning
 from eval.figures import COLOURS, FONT, INK, settings
 
 BETTER, WORSE, NEITHER = COLOURS[0], COLOURS[-1], "#8A8A8A"  # vermilion is the focus arm's alone
 AXIS = {"clip": "← better: ΔFID", "fid": "ΔCLIP: better →"}
-LINEAR = {"clip": 0.5, "fid": 2.0}  # differences up to here are to scale, larger ones logarithmic
+LINEAR = {"clip": 0.5, "fid": 2.0}  # up to here to scale where the axis is logarithmic beyond,
+WIDE = 5  # which it is for numbers larger than this many times as much
 
 
 def figure(runs: Mapping[str, dict]) -> Figure:
@@ -31,7 +32,12 @@ def figure(runs: Mapping[str, dict]) -> Figure:
             for ax, results in zip(row, runs.values(), strict=True):
                 _panel(ax, results["front"][at], arms, at)
             row[0].set_ylabel(measure)
-            row[len(runs) // 2].set_xlabel(AXIS[at])
+            label = AXIS[at]
+            if _farthest(runs, at) > WIDE * LINEAR[at]:
+                for ax in row:
+                    _logarithmic(ax, LINEAR[at])
+                label += f"  (logarithmic beyond ±{LINEAR[at]:g})"
+            row[len(runs) // 2].set_xlabel(label)
         for ax, name in zip(axes[0], runs, strict=True):
             ax.set_title(name, fontsize=FONT)
         axes[0, 0].invert_yaxis()
@@ -39,12 +45,23 @@ def figure(runs: Mapping[str, dict]) -> Figure:
     return out
 
 
-def _panel(ax: Axes, found: Mapping[str, dict], arms: Sequence[str], at: str) -> None:
-    linear = LINEAR[at]
-    ax.axvline(0, color=INK, lw=0.8)
+def _farthest(runs: Mapping[str, dict], at: str) -> float:
+    """Return how far from 0 any interval of a row reaches."""
+    found = [c for r in runs.values() for c in r["front"][at].values() if "interval" in c]
+    return max((abs(end) for c in found for end in c["interval"]), default=0.0)
+
+
+def _logarithmic(ax: Axes, linear: float) -> None:
     ax.set_xscale("symlog", linthresh=linear, linscale=1.5)
-    ticks = (-10 * linear, -linear, 0, linear, 10 * linear)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ticks = [linear * n for n in (1, 5, 25, 125)]
+    ax.xaxis.set_major_locator(FixedLocator([*(-t for t in ticks), 0, *ticks]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _panel(ax: Axes, found: Mapping[str, dict], arms: Sequence[str], at: str) -> None:
+    ax.axvline(0, color=INK, lw=0.8)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yticks(range(len(arms)), arms)
     ax.tick_params(axis="y", length=0)

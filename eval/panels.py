@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from eval.figures import FONT, interval_of, legend_below, line, settings, spread
+from eval.figures import COLLAPSED, FONT, interval_of, legend_below, line, settings, spread
 from eval.pick import by_arm
 from eval.svg import INK
 
@@ -33,12 +33,14 @@ class Panel:
     points  arm → (x, y, 95 % interval of y or None, whether all images are valid)
     level   what the reference has, drawn as a line
     wide    values span so much that only a logarithmic axis shows all of them
+    frame   the part of the axis that is drawn, without what fell apart; None for all of it
     """
 
     label: str
     points: dict[str, list[tuple[float, float, tuple[float, float] | None, bool]]]
     level: float | None = None
     wide: bool = False
+    frame: tuple[float, float] | None = None
 
 
 def panels(
@@ -66,8 +68,25 @@ def panels(
         if any(points.values()):
             values = [point[1] for own in points.values() for point in own]
             wide = name == "fid" and min(values) > 0 and max(values) > WIDE * min(values)
-            found.append(Panel(label, points, (levels or {}).get(name), wide))
+            level = (levels or {}).get(name)
+            frame = None if name == "fid" else _frame(cells, name, factor, level)
+            found.append(Panel(label, points, level, wide, frame))
     return found
+
+
+def _frame(
+    cells: Mapping[str, Sequence[dict]], name: str, factor: float, level: float | None
+) -> tuple[float, float] | None:
+    """Return where the arms are that did not fall apart by their FID; None for everywhere."""
+    known = [c for own in cells.values() for c in own if c.get(name) is not None]
+    fid = [c["fid"] for c in known if c["fid"] is not None]
+    near = [c for c in known if c["fid"] is None or c["fid"] <= COLLAPSED * min(fid)]
+    if len(near) == len(known):
+        return None
+    ends = [factor * end for c in near for end in interval_of(c, name) or (c[name], c[name])]
+    ends += [] if level is None else [level]
+    pad = 0.06 * (max(ends) - min(ends))
+    return min(ends) - pad, max(ends) + pad
 
 
 def over_strength(results: dict) -> list[Panel]:
@@ -145,4 +164,12 @@ def _draw_one(axes: Axes, panel: Panel, style: Mapping[str, dict]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+    if panel.frame:
+        low, high = panel.frame
+        outside = [y for own in panel.points.values() for _, y, *_ in own if not low <= y <= high]
+        axes.set_ylim(low, high)
+        if outside:
+            far = max(outside, key=lambda y: max(low - y, y - high))
+            text = f"points outside: {len(outside)}, as far as {far:.3g}"
+            axes.text(0.02, 0.02, text, transform=axes.transAxes, fontsize=FONT - 1)
     axes.grid(alpha=0.15)

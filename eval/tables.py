@@ -172,6 +172,9 @@ def sentence(results: dict, at: str = "clip") -> str:
     fronts, focus = results["front"][at], results["focus"]
     what = "FID at matched CLIP" if at == "clip" else "CLIP at matched FID"
     if not fronts:
+        others = {cell["arm"] for cell in results["cells"].values()} - {focus}
+        if others:
+            return f"{focus} is compared with approximated arms at equal strength alone: see above."
         return f"{focus} was run without other arms: nothing to compare."
     words = {arm: found["verdict"] for arm, found in fronts.items()}
     if all("difference" not in found for found in fronts.values()):

@@ -6,6 +6,7 @@ evaluations were whole, and results carry the approximation's name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +19,7 @@ from pipelines.propagation import Cached, Gated, Propagated, Whole, guided, rero
 from pipelines.unet_parts import UNetParts
 from samplers import Plan, generators, standard_normal, trajectory
 
+logger = logging.getLogger(__name__)
 CALIBRATION_SEEDS = (0, 1, 2, 3)
 NOISE_BELOW = 500  # the timestep under which the prior noise is added (arXiv:2312.09608, Sec. 3.4)
 
@@ -110,6 +112,16 @@ def approximated(model: LatentModel, plan: Plan, approximation: Approximation) -
     Raises ValueError, in one line, for a network that is not known, keys or depth that do not fit,
     and a gate with delta=drop under CFG++: it renoises with the unconditional row, which is gone.
     """
+    if plan.stochastic:
+        logger.warning(
+            "%s adds noise at every step, which reused features do not fit: pictures suffer; take "
+            "a deterministic sampler, such as exp2m_cfg++[eta=0] or dpm2m",
+            plan.name,
+        )
+    if not isinstance(model, LatentModel):
+        raise ValueError(
+            f"model is a {type(model).__name__}; pass a loaded one, such as get_solver(…) gives"
+        )
     parts, n = UNetParts(model.unet), len(plan)
     reuse, gate = approximation.reuse, approximation.gate
     if gate and gate.delta == "drop" and plan.guidance == "cfg++":
