@@ -66,6 +66,11 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     check_folder(request.out)
+    if request.compile and any(arm.approximate for arm in arms):
+        raise ValueError(
+            "approximated arms run parts of the UNet, which --compile does not compile; leave one "
+            "of --compile and --approximate out"
+        )
     sd = load(source, request.nfe, device, dtype)
     if request.compile:
         sd.compile_unet()

@@ -30,9 +30,9 @@ KINDS: dict[str, type[DiffusionPipeline]] = {
 }
 _WITHOUT = {"sd": {"safety_checker": None, "requires_safety_checker": False}, "sdxl": {}}
 
-# diffusers renamed the argument in 0.36 and warns about the old name
+# diffusers takes the new name since 0.40 and warns about the old one; before, it ignores the new
 _DTYPE = (
-    "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 36) else "torch_dtype"
+    "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40) else "torch_dtype"
 )
 
 

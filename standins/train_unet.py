@@ -30,6 +30,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -199,12 +200,26 @@ def export(args: argparse.Namespace, folder: Path) -> None:
     model.load_state_dict(torch.load(args.out / "checkpoint.pt", map_location="cpu")["ema"])
     pipeline = model.pipeline(AutoencoderKL.from_pretrained(args.vae), tokens)
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    for place in folder.glob("text_encoder*/model.safetensors"):
+        use_old_names(place)
     for place in folder.glob("tokenizer*"):
         words.build(place)  # also the vocab.json and merges.txt that older readers need
     shutil.copy(args.out / "loss.csv", folder / "loss.csv")
     shutil.copy(args.vae.parent / "loss.csv", folder / "loss_vae.csv")
     trained = json.loads((args.out / "settings.json").read_text())
     write_card(folder, model.title, model, argparse.Namespace(**trained))
+
+
+def use_old_names(weights: Path) -> None:
+    """Name a text encoder's weights as transformers before 5 does, and as later ones read, too.
+
+    Version 4 finds none of the names that version 5 writes for a CLIPTextModel, and then draws with
+    random weights.
+    """
+    tensors = load_file(weights)
+    heads = ("text_model.", "text_projection.")
+    named = {k if k.startswith(heads) else f"text_model.{k}": v for k, v in tensors.items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import pytest
 from eval_double import place
 
 from eval import models
+from eval.__main__ import main
 from eval.arms import Arm, parse_arms, parse_scales
 from eval.prompts import parse_seeds, read_prompts
 
@@ -173,3 +174,24 @@ def test_devices_and_dtypes():
     assert models.choose_dtype(None, source, "cuda:0") == "float16"
     with pytest.raises(ValueError, match="unknown dtype 'half'; give one of float32"):
         models.choose_dtype("half", source, "cpu")
+
+
+def test_compiling_approximated_arms_is_refused(tmp_path, capsys):
+    """They would run eagerly, beside compiled exact ones, under the word "compiled"."""
+    words = [
+        "run",
+        "--compile",
+        "--arms",
+        "dpm2m",
+        "--scales",
+        "2",
+        "--limit",
+        "1",
+        "--seeds",
+        "0",
+        "--approximate",
+    ]
+    out = tmp_path / "run"
+    assert main([*words, "cache[keys=uniform:2,depth=1]", "--out", str(out)]) == 2
+    assert "leave one of --compile and --approximate out" in capsys.readouterr().err
+    assert not out.exists()
