@@ -20,6 +20,8 @@ from samplers.registry import _RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = (ROOT / "docs/results/README.md").read_text(encoding="utf-8")
+FLAT = " ".join(f"{README} {ELSEWHERE}".split())
 PAGES = sorted(path.parent for path in (ROOT / "docs/results").glob("*/README.md"))
 
 
@@ -75,16 +77,23 @@ def test_what_one_strength_beats_is_what_these_results_say():
 
 
 def test_the_overview_is_that_of_the_committed_results():
-    assert overview(committed("standin-*")) in README
-    assert overview(committed("baselines-*")) in README
+    assert overview(committed("standin-*")) in ELSEWHERE
+    assert overview(committed("baselines-*")) in ELSEWHERE
 
 
 def test_the_duels_are_the_committed_ones():
-    duels = committed("duel-*")
+    duels = sorted((ROOT / "docs/results").glob("duel-*"))
     assert len(duels) == 4
-    for results in duels.values():
+    for folder in duels:
+        (results,) = read([folder]).values()
         told = [difference_text(results["front"][at]["dpm3m_sde"]) for at in ("clip", "fid")]
-        assert " | ".join(told) in README
+        (row,) = (line for line in README.splitlines() if f"({place(folder)})" in line)
+        assert row.endswith(f"| {' | '.join(told)} |")
+        assert f"{results['prompt_count'] * len(results['seeds']):,}" in row
+
+
+def place(folder: Path) -> str:
+    return (folder / "README.md").relative_to(ROOT).as_posix()
 
 
 def best(results: dict, arm: str) -> tuple[float, float]:
@@ -94,7 +103,6 @@ def best(results: dict, arm: str) -> tuple[float, float]:
 
 
 def test_single_bests_in_the_prose_are_the_committed_ones():
-    flat = " ".join(README.split())
     pairs = []
     for results in committed("more-*").values():
         arms = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
@@ -102,23 +110,30 @@ def test_single_bests_in_the_prose_are_the_committed_ones():
         assert lowest.startswith("dpm3m_sde")
         assert max(arms, key=lambda arm: arms[arm][1]) == FOCUS
         pairs.append(f"{arms[lowest][0]:.2f} against {arms[FOCUS][0]:.2f}")
-    assert f"a 3M SDE arm's ({', '.join(pairs)})" in flat
+    assert f"a 3M SDE arm's ({', '.join(pairs)})" in FLAT
     by_name = committed("standin-*")
     at_30 = by_name["standin-sd15, NFE 30"]
     theirs, ours = best(at_30, "dpm3m_sde")[1], best(at_30, FOCUS)[1]
-    assert f"highest CLIP, {theirs:.2f} against {ours:.2f}." in flat
+    assert f"highest CLIP, {theirs:.2f} against {ours:.2f}." in FLAT
     for model in ("sd15", "sd20", "sdxl"):
         run = by_name[f"standin-{model}, NFE 10"]
         (fid, clip), (their_fid, their_clip) = best(run, FOCUS), best(run, "ddim")
-        assert f"{fid:.2f} against" in flat and f"{their_fid:.2f}" in flat
-        assert f"{their_clip:.1f} against" in flat and f"{clip:.1f}" in flat
+        assert f"{fid:.2f} against" in FLAT and f"{their_fid:.2f}" in FLAT
+        assert f"{their_clip:.1f} against" in FLAT and f"{clip:.1f}" in FLAT
     further = [
         best(results, arm)[1] - best(results, FOCUS)[1]
         for name, results in committed("baselines-*").items()
-        if "sdxl" not in name
+        if "sdxl" not in name and "NFE 10" in name
         for arm in ("ddim", "dpm2m", "dpm2s")
     ]
-    assert f"to a CLIP higher by {min(further):.1f} to {max(further):.1f}." in flat
+    assert f"to a CLIP higher by {min(further):.1f} to {max(further):.1f}." in FLAT
+    at_15 = committed("baselines-*")["standin-sd15, NFE 15"]
+    both = {arm: best(at_15, arm) for arm in (FOCUS, *at_15["front"]["clip"])}
+    assert both[FOCUS][0] == min(fid for fid, _ in both.values())
+    assert both[FOCUS][1] == max(clip for _, clip in both.values())
+    (fid, clip), (their_fid, their_clip) = both[FOCUS], both["dpm3m_sde"]
+    assert f"({fid:.2f}; `dpm3m_sde` {their_fid:.2f})" in FLAT
+    assert f"({clip:.2f}; {their_clip:.2f})" in FLAT
 
 
 def test_the_mean_strength_of_the_default_is_what_the_plan_says():
@@ -133,14 +148,13 @@ def test_the_curve_is_the_committed_one():
     fid = {(p["arm"], p["nfe"]): p["fid"] for p in found["points"]}
     clip = {(p["arm"], p["nfe"]): p["clip"] for p in found["points"]}
     lowest = [n for n in found["nfes"] if min((fid[a, n], a) for a in found["arms"])[1] == FOCUS]
-    assert f"FID of these arms at {', '.join(map(str, lowest[:-1]))} and {lowest[-1]}." in README
+    assert f"FID of these arms at {', '.join(map(str, lowest[:-1]))} and {lowest[-1]}." in ELSEWHERE
     other = [f"{fid['dpm3m_sde', n]:.{d}f} at {n}" for n, d in ((10, 1), (8, 1), (5, 0))]
-    assert f"(FID {', '.join(other)})" in README
+    assert f"(FID {', '.join(other)})" in ELSEWHERE
     told = [
         f"{fid[a, 5]:.2f} and CLIP {clip[a, 5]:.1f}" for a in ("exp2m_cfg++_few", FOCUS, "ddim")
     ]
-    flat = " ".join(README.split())
-    assert all(text in flat or text.replace("CLIP ", "") in flat for text in told)
+    assert all(text in FLAT or text.replace("CLIP ", "") in FLAT for text in told)
 
 
 @pytest.mark.parametrize("folder", PAGES, ids=lambda folder: folder.name)
