@@ -213,6 +213,27 @@ def test_a_search_compiles_once_and_mixes_with_no_uncompiled_one(schedule, tmp_p
     assert sd.compiled == 1
 
 
+def test_pairs_of_every_strength_are_kept_apart(schedule, tmp_path, monkeypatch):
+    """The fit is judged on none that it saw, and on each strength alike."""
+    judged = []
+
+    def error(sd, preset, pairs):
+        judged.append([row for part in pairs for row in part.rows])
+        return 0.0 if any(step.gains for step in preset.steps) else 1.0
+
+    monkeypatch.setattr(teacher, "error", error)
+    model = str(place(tmp_path) / "tiny")
+    asked = Request(model, 4, tmp_path / "s", mode="teacher", budget=128)
+    assert search(asked, lambda *_: Closed(schedule)).preset.steps[0].gains
+    apart, used = judged[0], judged[2]
+    assert len(apart) == 32 and len(used) == 96 and not {*apart} & {*used}
+    assert {w: sum(row.omega == w for row in apart) for w in asked.omegas} == {
+        w: 32 / len(asked.omegas) for w in asked.omegas
+    }
+    with pytest.raises(ValueError, match="budget 127 is too small; a fit needs 128 pairs or more"):
+        search(replace(asked, budget=127, out=tmp_path / "t"), lambda *_: Closed(schedule))
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from samplers.presets import Preset
 
 MEASURING = ("nfe", "mode", "objective", "omegas", "sampler", "scorer", "reference")
 HELD = 4  # of the pairs, one in so many is kept from the fit, to judge it
+LEAST_PAIRS = 128
 
 
 @dataclass(frozen=True)
@@ -160,16 +161,23 @@ def _compared(s: Standing) -> str:
 
 
 def _fit(request: Request, sd: models.Sampler, rows: Rows) -> tuple[Preset, list[str]]:
-    """Fit on each grid, and take the one that is nearest to the teacher on pairs kept apart."""
-    cut = batches(rows.block(0, request.budget))
-    if len(cut) < HELD:
-        raise ValueError(f"budget {request.budget} is too small; a fit needs 128 pairs or more")
-    pairs = []
+    """Fit on each grid, and take what is nearest to the teacher on pairs kept apart: of every
+    strength one in `HELD`. Where the exact weights are, they are taken."""
+    if request.budget < LEAST_PAIRS:
+        raise ValueError(
+            f"budget {request.budget} is too small; a fit needs {LEAST_PAIRS} pairs or more"
+        )
+    drawn = rows.block(0, request.budget)
+    place = {row: k // len(request.omegas) for k, row in enumerate(drawn)}
+    apart, used = [], []
     with Progress(request.budget, "teacher") as progress:
-        for batch in cut:
-            pairs.append(teacher.teach(sd, batch))
-            progress.advance(len(batch))
-    apart, used = pairs[::HELD], [p for i, p in enumerate(pairs) if i % HELD]
+        for pairs, own in (
+            (apart, [row for row in drawn if place[row] % HELD == 0]),
+            (used, [row for row in drawn if place[row] % HELD]),
+        ):
+            for batch in batches(own):
+                pairs.append(teacher.teach(sd, batch))
+                progress.advance(len(batch))
     best, lines = None, ["distance of final latents to the teacher's, kept pairs (fitted pairs):"]
     for grid in space.GRIDS:
         levels = teacher.snapped(sd, make_grid(grid, sd.schedule, request.nfe)[:-1])
@@ -178,6 +186,7 @@ def _fit(request: Request, sd: models.Sampler, rows: Rows) -> tuple[Preset, list
         exact, kept = (teacher.error(sd, one, apart) for one in (plain, preset))
         seen = teacher.error(sd, preset, used)
         lines.append(f"{grid}: exact weights {exact:.4f}, fitted {kept:.4f} ({seen:.4f})")
-        if best is None or kept < best[0]:
-            best = kept, preset
+        for distance, candidate in ((exact, plain), (kept, preset)):
+            if best is None or distance < best[0]:
+                best = distance, candidate
     return best[1], lines
