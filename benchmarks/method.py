@@ -103,7 +103,7 @@ def draw_invariance(axes: Axes, bed: Bed) -> None:
     for name, colour, label in (
         ("ddim_cfg++", COLOURS[0], "DDIM CFG++ (kick)"),
         ("dpm++_2m_cfg++", COLOURS[1], "2M CFG++ (kick, CFGpp)"),
-        ("exp2m_cfg++", OURS, "exp2m_cfg++ (rate)"),
+        ("exp2m_cfg++", OURS, "exp2m_cfg++[eta=0,shape=bell] (rate)"),
     ):
         options = {"shape": "bell", "eta": 0.0, "kick": inf} if name == "exp2m_cfg++" else {}
         found = []
@@ -127,13 +127,14 @@ def draw_error(axes: Axes, bed: Bed) -> None:
         "dpm3m": ({}, COLOURS[2]),
         "exp3m": ({}, COLOURS[3]),
         "unipc": ({}, COLOURS[4]),
-        "exp2m_cfg++": ({"shape": "constant", "eta": 0.0}, OURS),
+        "exp2m_cfg++[eta=0,shape=constant]": ({"shape": "constant", "eta": 0.0}, OURS),
     }
     nfes = NFES[2:]
     for name, (options, colour) in arms.items():
         errors = []
         for nfe in nfes:
-            near, _ = bed.run(compile_plan(name, SCHEDULE, nfe, omega=2, **options), IMAGES)
+            plan = compile_plan(name.partition("[")[0], SCHEDULE, nfe, omega=2, **options)
+            near, _ = bed.run(plan, IMAGES)
             errors.append(float((near - far).square().mean().sqrt()))
         axes.plot(nfes, errors, "o-", color=colour, ms=3.5, label=name)
     axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel="RMS distance to the solution",

@@ -132,9 +132,10 @@ def leaning(found: Mapping, at: str) -> int:
 def overview(runs: Mapping[str, dict], rival: str = "dpm3m_sde") -> str:
     """Return one row per run, by model and NFE: the number of arms that the focus arm is better
     and worse than by Holm's verdict, + those more where the interval alone excludes 0; and what it
-    is against the rival."""
+    is against the rival, if any run has it."""
     header = ["run", "prompts", "arms", *(f"{m}: better / worse" for m in MEASURES.values())]
-    header += [f"against `{rival}`: Δ{m}" for m in MEASURES.values()]
+    met = any(rival in results["front"]["clip"] for results in runs.values())
+    header += [f"against `{rival}`: Δ{m}" for m in MEASURES.values()] if met else []
     rows = []
     for name, results in sorted(runs.items(), key=lambda run: (run[1]["model"], run[1]["nfe"])):
         fronts = {at: results["front"][at] for at in MEASURES}
@@ -144,7 +145,8 @@ def overview(runs: Mapping[str, dict], rival: str = "dpm3m_sde") -> str:
             leans = Counter(leaning(f, at) for f in front.values() if f["verdict"] == WORDS[1])
             better, worse = (f"{words[w]} + {leans[s]}" for w, s in (("better", 1), ("worse", -1)))
             row.append(f"{better} / {worse}")
-        row += [difference_text(f[rival]) if rival in f else MISSING for f in fronts.values()]
+        if met:
+            row += [difference_text(f[rival]) if rival in f else MISSING for f in fronts.values()]
         rows.append(row)
     return markdown(header, rows)
 

@@ -135,7 +135,8 @@ def approximated(model: LatentModel, plan: Plan, approximation: Approximation) -
         raise ValueError(f"depth={reuse.depth}: this UNet allows 1 to {parts.units - 1}")
 
     def measured(count: int) -> list[int]:
-        change = feature_change(model, plan, [""] * len(CALIBRATION_SEEDS), CALIBRATION_SEEDS)
+        nothing = [""] * len(CALIBRATION_SEEDS)
+        change = feature_change(model, plan, nothing, CALIBRATION_SEEDS, decoder=False)
         return choose_keys(change.between, count)
 
     if reuse is None:

@@ -109,8 +109,9 @@ def shared_attention(unet: nn.Module, count: int) -> Iterator[None]:
     """
 
     def as_source(module: nn.Module, given: Any, out: torch.Tensor) -> torch.Tensor:
-        rows = out.unflatten(0, (-1, 2, count))
-        return rows[:, :1].expand_as(rows).flatten(0, 2)
+        # blocks cut, not a view of another shape: compiled for a second count that never ended
+        blocks = out.split(count)
+        return torch.cat([source for source in blocks[::2] for _ in range(2)])
 
     layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
     hooks = [p.register_forward_hook(as_source) for a in layers for p in (a.to_q, a.to_k)]

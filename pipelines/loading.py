@@ -110,6 +110,7 @@ def load_distilled(
     if (path / "model_index.json").is_file():
         return load_pipeline(str(path), dtype, "sdxl", **components)[0]
     if path.is_dir():
+        _require_sdxl_unet(path)
         unet = UNet2DConditionModel.from_pretrained(path, **{_DTYPE: dtype})
         return load_pipeline(base_key, dtype, "sdxl", unet=unet, **components)[0]
     if not path.is_file():
@@ -138,6 +139,19 @@ def load_distilled(
         )
     pipe.unet.load_state_dict(weights)
     return pipe
+
+
+def _require_sdxl_unet(folder: Path) -> None:
+    """Raise ValueError for a folder with another network, or with another family's UNet."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = config.get("_class_name"), config.get("addition_embed_type")
+    if found != (UNet2DConditionModel.__name__, "text_time"):
+        known = {None: "no network", UNet2DConditionModel.__name__: "a UNet, but not SDXL's"}
+        raise ValueError(
+            f"{folder} holds {known.get(found[0], found[0])}; give the folder of a distilled "
+            "SDXL UNet or pipeline, or a .safetensors file"
+        )
 
 
 def load_vae(key: str, dtype: torch.dtype) -> AutoencoderKL:

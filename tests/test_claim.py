@@ -99,6 +99,7 @@ def test_the_overview_counts_what_holm_and_what_the_interval_alone_says():
     *_, first, second = overview({"m, NFE 20": late, "m, NFE 10": early}).splitlines()
     assert first.startswith("| m, NFE 10 | 1,000 | 1 | 1 + 0 / 0 + 0 | 1 + 0 / 0 + 0 | -0.50 [")
     assert second == "| m, NFE 20 | 7 | 6 | 1 + 1 / 1 + 1 | 1 + 1 / 1 + 1 | – | – |"
+    assert overview({"m, NFE 20": late}).splitlines()[-1] == second.removesuffix(" – | – |")
 
 
 def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):

@@ -272,3 +272,20 @@ def test_coupled_edits_change_the_colour_and_keep_shape_place_and_ground():
     score = judge(run("coupled_edit", chosen, 20, 4.0), chosen, Checker.load())
     assert score.colour >= 0.9 and score.shape >= 0.9 and score.place >= 0.7
     assert score.background < 6
+
+
+@pytest.mark.slow
+def test_a_compiled_network_edits_another_number_of_pictures():
+    """With a view of another shape in the hooks, the second number never came to an end."""
+    config, key = {"num_sampling": 2}, str(ROOT / "standins" / "sd15")
+    solver = get_solver("coupled_edit", solver_config=config, model_key=key, device="cpu")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def edited(count: int) -> torch.Tensor:
+        seeds = list(range(count))
+        return solver.sample(images[:count], 2.0, ["", "a", "b"], seeds=seeds)
+
+    plain = [edited(count) for count in (3, 2)]
+    solver.unet.compile(backend="eager")
+    for count, due in zip((3, 2), plain, strict=True):
+        torch.testing.assert_close(edited(count), due, atol=1e-5, rtol=0)

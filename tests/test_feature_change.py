@@ -42,6 +42,9 @@ def test_feature_change_is_that_of_the_networks_features():
     assert change.norm[row, 4] == pytest.approx(float(seen[4].norm() / 2), rel=1e-4)
     assert np.allclose(np.diag(change.between), 0, atol=1e-6)
     assert (np.diff(change.between[0]) > 0).all()  # the further from the key, the more change
+    less = feature_change(model, plan, PROMPTS, SEEDS, decoder=False)
+    assert np.array_equal(less.between, change.between)
+    assert less.names == [name for name in change.names if name[0] in "EM"]
 
 
 def test_automatic_keys_are_a_function_of_model_and_plan():

@@ -247,6 +247,13 @@ def test_lightning_loads_a_folder_and_refuses_what_does_not_fit(distilled, tmp_p
     assert of(STANDIN).scheduler.timesteps.tolist() == [999, 499]
     with pytest.raises(OSError, match=r"no checkpoint .*absent; give a distilled UNet as a"):
         of(tmp_path / "absent")
+    for folder, held in (
+        (Path(STANDIN) / "vae", "AutoencoderKL"),
+        (ROOT / "standins" / "sd15" / "unet", "a UNet, but not SDXL's"),
+        (ROOT / "prompts", "no network"),
+    ):
+        with pytest.raises(ValueError, match=f"{folder} holds {held}; give the folder of a dist"):
+            of(folder)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(OSError, match=r"cannot read .*bad.safetensors as safetensors"):
         of(tmp_path / "bad.safetensors")
