@@ -115,7 +115,7 @@ def draw_invariance(axes: Axes, bed: Bed) -> None:
              title="Alignment at λ_cfg = 0.15")  # fmt: skip
     axes.set_xticks(NFES, [str(n) for n in NFES], minor=False)
     axes.minorticks_off()
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def draw_error(axes: Axes, bed: Bed) -> None:

@@ -199,3 +199,14 @@ def test_every_link_to_a_file_leads_somewhere():
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert not links
+
+
+@pytest.mark.parametrize("name", ["inversion", "approximate_speed"])
+def test_the_examples_of_a_page_run(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict = {}
+    exec(code, names)
+    image = names.get("images", names.get("image"))
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
