@@ -142,7 +142,7 @@ def test_loss_bought_with_clip_counts_less(schedule, tmp_path, floor, due):
 
 def test_a_budget_that_is_too_small_says_how_much_is_needed(schedule, tmp_path):
     with pytest.raises(
-        ValueError, match="budget 100 is too small for 64 images per candidate; give 2048"
+        ValueError, match="budget 100 is too small for 64 images per candidate; give 2368"
     ):
         evolution(tmp_path, schedule, Bowl(TARGET), 100).run([], schedule)
     with pytest.raises(ValueError, match="screen is 1; it must be a whole number from 2"):
@@ -155,6 +155,14 @@ def test_a_candidate_is_screened_on_as_many_images_as_asked_for(schedule, tmp_pa
     screening, *rounds = (standing.count for standing in outcome.standings)
     assert screening == 200 and min(rounds) >= 200
     assert outcome.candidates <= 8000 / 2 / 200
+
+
+@pytest.mark.parametrize("budget", [2368, 2600, 3000, 4000])
+def test_no_budget_is_overspent_and_every_start_is_tried(schedule, tmp_path, budget):
+    search, first = evolution(tmp_path, schedule, Bowl(TARGET), budget), space.hand_made
+    outcome = search.run(first(NAME, schedule, 4), schedule)
+    assert search._spent <= budget
+    assert outcome.candidates >= len(first(NAME, schedule, 4))
 
 
 def test_a_weight_that_is_no_number_is_refused(schedule, tmp_path):

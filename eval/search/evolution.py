@@ -21,13 +21,14 @@ from samplers.presets import Preset
 
 PARENTS, CHILDREN = 15, 6
 KEPT = (8, 4, 2)  # candidates in the rounds of halving
+LEAST_HALVING = sum(kept + 2 for kept in KEPT)  # with the recipe and the best start beside them
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long to search, and what CLIP (× 100) is worth.
 
-    budget       images in all
+    budget       images in all, at most
     screen       images per candidate in the evolution
     clip_floor   least CLIP score, where the recipe's own on the same images is not higher
     clip_weight  loss per CLIP point below that
@@ -90,7 +91,7 @@ class Evolution:
     def run(self, first: list[Preset], schedule: NoiseSchedule) -> Outcome:
         """Search from these candidates on; raise ValueError when the budget is too small."""
         screen = whole("screen", self.settings.screen, 2, 100_000)
-        least = 2 * screen * (PARENTS + 1)
+        least = screen * (PARENTS + 2 + LEAST_HALVING)  # one more start than parents, the recipe
         if self.settings.budget < least:
             raise ValueError(
                 f"budget {self.settings.budget} is too small for {screen} images per candidate; "
@@ -103,7 +104,8 @@ class Evolution:
         anchor = next(one for one in ranked if one in first)
         for kept in KEPT:
             finalists = finalists[:kept] + [anchor] * (anchor not in finalists[:kept])
-            count = max(screen, per_round // (len(finalists) + 1))
+            enough = per_round >= screen * (KEPT[0] + 2)
+            count = per_round // (len(finalists) + 1) if enough else screen
             gains = [self._stand(one, start, count).gain for one in finalists]
             for one, gain in zip(finalists, gains, strict=True):
                 sums[one] = sums.get(one, 0.0) + count * gain  # fresh images only
@@ -117,11 +119,12 @@ class Evolution:
         """Return all candidates tried, best first on the screening block."""
         rng = np.random.default_rng(self.settings.seed)
         scores: dict[Preset, float] = {}
-        screen = self.settings.screen
+        screen, budget = self.settings.screen, self.settings.budget
+        half = min(budget // 2, budget - LEAST_HALVING * screen)
         wave = list(first)
         while wave:
             for one in wave:
-                if self._spent + screen > self.settings.budget // 2:
+                if self._spent + screen > half:
                     return sorted(scores, key=scores.__getitem__)
                 scores[one] = self._stand(one, 0, screen).gain
             parents = sorted(scores, key=scores.__getitem__)[:PARENTS]
