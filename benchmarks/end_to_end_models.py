@@ -26,6 +26,7 @@ from benchmarks.sizes import TOKENS, UNETS, VAE
 from latent_diffusion import StableDiffusion
 from latent_sdxl import SDXL
 from pipelines.latent_model import LatentModel
+from pipelines.loading import _DTYPE
 from pipelines.network import Conditioned
 from samplers import compile_plan, generators, standard_normal
 
@@ -59,7 +60,9 @@ class RandomWeights(LatentModel):
                 unet = UNet2DConditionModel(
                     sample_size=side, cross_attention_dim=width, **options
                 ).eval()
-                vae = AutoencoderKL(**VAE).eval()
+                # As ours decodes; by default the stock SDXL pipeline alone would move a float16 VAE
+                # to float32 and back on every call. `SDXL`, as stock, keeps to a VAE's own setting.
+                vae = AutoencoderKL(**VAE, force_upcast=False).eval()
         finally:
             torch.set_default_dtype(torch.float32)
         scheduler = DPMSolverMultistepScheduler(**SD, **GRID)
@@ -119,7 +122,8 @@ def load(size: str, device: torch.device, dtype: torch.dtype) -> tuple[LatentMod
         model = SDXL(*options, dtype=dtype, device=device)
     else:
         model = StableDiffusion(*options, device=device, pipe_dtype=dtype)
-    pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+    precision = {_DTYPE: dtype}  # under another name older diffusers would ignore it
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **precision).to(device)
     return model, stock(pipe, lambda prompts: {"prompt": list(prompts)})
 
 

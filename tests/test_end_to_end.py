@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,6 +46,23 @@ def test_the_stock_pipeline_and_ours_draw_the_same_images(size):
     assert theirs.shape == own.shape == (2, 3, 64, 64)
     assert (theirs - own).abs().mean() < 0.02
     assert (own[0] - own[1]).abs().mean() > (theirs - own).abs().mean()
+
+
+def test_the_stock_pipeline_decodes_in_the_precision_that_was_asked_for():
+    """Else diffusers' SDXL pipeline moves its VAE to float32 for every call, at its own expense."""
+    model, _ = end_to_end_models.load("toyxl", torch.device("cpu"), torch.float32)
+    assert not model.pipe.vae.config.force_upcast
+
+
+def test_older_diffusers_is_told_the_precision_by_its_own_keyword(monkeypatch):
+    load = Mock()
+    monkeypatch.setattr(end_to_end_models, "_DTYPE", "torch_dtype")
+    monkeypatch.setattr(end_to_end_models.DiffusionPipeline, "from_pretrained", load)
+    for name in ("StableDiffusion", "stock"):
+        monkeypatch.setattr(end_to_end_models, name, Mock())
+    end_to_end_models.load("standin-sd15", torch.device("cpu"), torch.bfloat16)
+    assert load.call_args.kwargs["torch_dtype"] == torch.bfloat16
+    assert "dtype" not in load.call_args.kwargs
 
 
 def test_a_measurement_becomes_a_page(tmp_path):
