@@ -100,33 +100,49 @@ def _value(row: dict, measure: str, digits: int) -> str:
     return text if found["verdict"] == "not distinguishable" else f"**{text}**"
 
 
+def _has(report: dict, measure: str) -> bool:
+    return any(measure in row.get("against", {}) for row in report["rows"])
+
+
 def figure(reports: list[dict], file: Path) -> None:
-    """Draw change of CLIP and FID and pixel distance over speed-up; one row of panels per model."""
+    """Draw change of CLIP and FID and pixel distance over speed-up; one row of panels per model.
+
+    A real model without a reference has no FID; its panel is left out.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = (("clip", "change of CLIP × 100"), ("fid", "change of FID"), (None, "pixel distance"))
+    known = (
+        ("clip", "change of CLIP × 100"),
+        ("fid", "change of FID"),
+        ("pixel_rmse", "pixel distance"),
+    )
+    panels = [(name, label) for name, label in known if any(_has(r, name) for r in reports)]
     shape = len(reports), len(panels)
     canvas, axes = plt.subplots(*shape, figsize=(11, 3 * shape[0] + 1), squeeze=False)
     for r, line in zip(reports, axes, strict=True):
         methods = list(dict.fromkeys(row["method"] for row in r["rows"]))
         names = list(dict.fromkeys(row["way"] for row in r["rows"] if row["way"] != "exact"))
         for (measure, label), axis in zip(panels, line, strict=True):
+            if not _has(r, measure):
+                axis.set_visible(False)
+                continue
             for row in r["rows"]:
                 if row["way"] == "exact":
                     continue
-                against = row["against"]
-                y = against[measure]["difference"] if measure else against["pixel_rmse"]
-                span = against[measure]["interval"] if measure else (y, y)
+                y = found = row["against"][measure]
+                span = y, y
+                if measure != "pixel_rmse":
+                    y, span = found["difference"], found["interval"]
                 axis.errorbar(
                     row["batched"]["speedup"], y, [[y - span[0]], [span[1] - y]],
                     color=COLORS[names.index(row["way"]) % len(COLORS)],
                     marker=MARKERS[methods.index(row["method"]) % len(MARKERS)],
                     ms=5, lw=0.8, label=f"{row['method']}, {row['way']}",
                 )  # fmt: skip
-            if measure:
+            if measure != "pixel_rmse":
                 axis.axhline(0, color="0.6", lw=0.8)
             axis.axvline(1.4, color="0.8", lw=0.8, ls=":")
             axis.set_xlabel(f"speed-up at batch {r['batch']}")

@@ -39,7 +39,10 @@ MEASURES = {
     "fid": ("FID", 1, 3),
     "all_right": ("captions right, %", 100, 1),
 }
-BLUE, RED = "#0072B2", "#D55E00"  # Okabe and Ito
+PANELS = (  # colours of Okabe and Ito
+    ("clip", "CLIP gained", "#0072B2"),
+    ("fid", "FID paid", "#D55E00"),
+)
 Rate = Callable[[float], float]
 Band = tuple[float, float]
 
@@ -107,12 +110,18 @@ def table(plain: Measured, found: dict[Band, dict[str, dict]]) -> str:
 
 
 def figure(found: dict[str, dict[Band, dict[str, dict]]]) -> Figure:
-    """Draw the changes of CLIP and FID over the bands, one column per model."""
-    out = Figure(figsize=(3.7 * len(found), 4.4), layout="constrained")
-    axes = out.subplots(2, len(found), sharex=True, sharey="row", squeeze=False)
+    """Draw the changes of CLIP, and of FID where there is one, by band; one column per model."""
+    measured = [next(iter(bands.values())) for bands in found.values()]
+    drawn = [panel for panel in PANELS if any(panel[0] in entries for entries in measured)]
+    size = (3.7 * len(found), 2.2 * len(drawn))
+    out = Figure(figsize=size, layout="constrained")
+    axes = out.subplots(len(drawn), len(found), sharex=True, sharey="row", squeeze=False)
     names = [named(band) for band in pairwise(EDGES)][::-1]  # noise falls from left to right
     for column, (model, bands) in zip(axes.T, found.items(), strict=True):
-        for ax, name, colour in zip(column, ("clip", "fid"), (BLUE, RED), strict=True):
+        for ax, (name, _, colour) in zip(column, drawn, strict=True):
+            if any(name not in measures for measures in bands.values()):
+                ax.set_visible(False)
+                continue
             entries = [measures[name] for measures in bands.values()][::-1]
             middle = [entry["difference"] for entry in entries]
             reach = [
@@ -124,8 +133,8 @@ def figure(found: dict[str, dict[Band, dict[str, dict]]]) -> Figure:
             ax.axhline(0, color="#999999", lw=0.8)
             ax.tick_params(axis="x", rotation=30)
         column[0].set_title(model)
-    axes[0, 0].set_ylabel("CLIP gained")
-    axes[1, 0].set_ylabel("FID paid")
+    for ax, (_, label, _) in zip(axes[:, 0], drawn, strict=True):
+        ax.set_ylabel(label)
     return out
 
 
@@ -169,7 +178,7 @@ def main() -> None:
             f"`exp2m_cfg++` at NFE {args.nfe}, ω = {args.base:g}, raised to {args.raised:g} in one "
             "band of noise levels at a\ntime; changes with 95 % intervals over prompts. "
             f"{len(prompts)} development prompts × seeds {args.seeds}.\n\n"
-            f"![CLIP gained and FID paid by band]({picture.name})\n\n"
+            f"![Changes by band]({picture.name})\n\n"
         )
         write_atomic(args.out, (head + page).encode())
         figure(found).savefig(picture, dpi=140, metadata={"Software": None})

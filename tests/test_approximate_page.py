@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,19 @@ FOLDER = Path(__file__).parents[1] / "docs" / "results" / "speed"
 def test_the_page_is_that_of_its_results(tmp_path):
     shutil.copytree(FOLDER / "approximate", tmp_path / "approximate")
     assert write_page(tmp_path) == (FOLDER / "approximate.md").read_text(encoding="utf-8")
+
+
+def test_without_a_fid_the_rest_is_drawn(tmp_path):
+    """A real model without --reference has none; that must not lose a whole measurement."""
+    shutil.copytree(FOLDER / "approximate", tmp_path / "approximate")
+    for file in (tmp_path / "approximate").glob("*.json"):
+        result = json.loads(file.read_text(encoding="utf-8")) | {"fid_floor": None}
+        for row in result["rows"]:
+            row.pop("fid")
+            row["against"].pop("fid", None)
+        file.write_text(json.dumps(result), encoding="utf-8")
+    assert "| – |" in write_page(tmp_path)
+    assert (tmp_path / "approximate.png").stat().st_size > 1000
 
 
 def test_a_speed_up_is_the_median_over_pairs():

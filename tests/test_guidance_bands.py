@@ -42,3 +42,12 @@ def test_the_table_names_every_band_and_the_figure_is_drawn(tmp_path):
     assert "| 0 < σ ≤ 0.3 | +2.50 [+2.50, +2.50] | +0.000" in text and "| σ > 5 | " in text
     figure({"a": found, "b": found}).savefig(tmp_path / "bands.png")
     assert (tmp_path / "bands.png").stat().st_size > 5000
+
+
+def test_without_a_fid_the_rest_is_drawn():
+    """A real model without --reference has none; that must not lose a whole measurement."""
+    _, found = changes(fake, 1.5, 4.0)
+    bare = {band: {"clip": measures["clip"]} for band, measures in found.items()}
+    assert [ax.get_ylabel() for ax in figure({"a": bare}).axes] == ["CLIP gained"]
+    mixed = figure({"a": bare, "b": found}).axes
+    assert [ax.get_visible() for ax in mixed] == [True, True, False, True]
