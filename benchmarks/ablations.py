@@ -14,6 +14,8 @@ data.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def main() -> None:
     head = ["change", *(f"NFE {nfe}" for nfe in nfes)]
     parts = [
         "# One change at a time, on closed-form mixtures",
-        "    python -m benchmarks.ablations --out docs/results/ablations-mixture.md",
+        f"    python -m benchmarks.ablations {shlex.join(sys.argv[1:])}".rstrip(),
         f"Fréchet distance at equal alignment against `{BASE}`, in per cent (log ratio), mean "
         f"± two standard errors over {len(beds)} problems of `benchmarks.mixture`, "
         f"{args.images:,} samples per strength. Positive: that base is better. No network, no "
