@@ -20,7 +20,6 @@ import platform
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 
 from benchmarks.approximate_page import write_page
 from benchmarks.approximate_scores import Scores, differences
+from benchmarks.clock import clock, machine
 from benchmarks.step_overhead import installed, processor
 from eval import models
 from eval.commands import Parser
@@ -39,6 +39,7 @@ from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.approximate import Cost, approximated
 from pipelines.approximation import parse
 from samplers import compile_plan
+from standins.command import one_line_errors, read_by
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = "dpm2m"
@@ -67,6 +68,26 @@ class Way:
     draw: Callable[[list[str], list[int]], torch.Tensor]
 
 
+def check(names: Sequence[str], nfe: int) -> None:
+    """Raise ValueError for a way that cannot be read, is the base itself, or is named twice."""
+    known: dict[str, str] = {}
+    for name in names:
+        number = name.removeprefix("exact:")
+        if number == name:
+            canonical = str(parse(name))
+        elif not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"--ways {name}: exact: takes a number of evaluations, as in exact:14")
+        elif int(number) == nfe:
+            raise ValueError(f"--ways {name} is the exact run at --nfe {nfe}; give another number")
+        else:
+            canonical = f"exact:{int(number)}"
+        if canonical in known:
+            raise ValueError(
+                f"--ways: {name} and {known[canonical]} are the same, {canonical}; leave one out"
+            )
+        known[canonical] = name
+
+
 def ways(model: object, method: str, names: Sequence[str], nfe: int, omega: float) -> list[Way]:
     """Return the exact way and those of `names` that fit the sampler; others are left out."""
 
@@ -93,17 +114,11 @@ def ways(model: object, method: str, names: Sequence[str], nfe: int, omega: floa
     return [way for way in found if way is not None]
 
 
-def clock(device: torch.device, run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Time a call: processor seconds on a CPU, wall seconds with synchronisation on a GPU."""
-    cuda = device.type == "cuda"
-    read = time.perf_counter if cuda else time.process_time
-    if cuda:
-        torch.cuda.synchronize()
-    start = read()
+def timed(device: torch.device, run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
+    """Return the seconds that a call took by `benchmarks.clock`, and its result."""
+    start = clock(device)
     out = run()
-    if cuda:
-        torch.cuda.synchronize()
-    return read() - start, out
+    return clock(device) - start, out
 
 
 def timed_singly(device: torch.device, found: list[Way], prompts: list[str], repeats: int) -> dict:
@@ -113,7 +128,7 @@ def timed_singly(device: torch.device, found: list[Way], prompts: list[str], rep
     for repeat in range(repeats + 1):  # one to warm up
         for way in found[1:]:
             order = (exact, way) if repeat % 2 else (way, exact)
-            taken = {w.name: clock(device, lambda w=w: w.draw(*job))[0] for w in order}
+            taken = {w.name: timed(device, lambda w=w: w.draw(*job))[0] for w in order}
             if repeat:
                 pairs[way.name].append((taken["exact"], taken[way.name]))
     return {name: summary(rows) for name, rows in pairs.items()}
@@ -148,7 +163,7 @@ def measure(model: object, options: argparse.Namespace, scores: Scores) -> list[
                 for way in found[shift:] + found[:shift]:
                     texts = [prompts[p] for p, _ in batch]
                     chosen = [noise_seed(prompts[p], s) for p, s in batch]
-                    seconds, images = clock(
+                    seconds, images = timed(
                         model.device, lambda w=way, t=texts, c=chosen: w.draw(t, c)
                     )
                     taken[way.name].append(seconds / len(batch))
@@ -169,16 +184,13 @@ def measure(model: object, options: argparse.Namespace, scores: Scores) -> list[
     return rows
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
     place = words.index("--out") if "--out" in words else len(words)
     options.words = shlex.join(words[:place] + words[place + 2 :])  # without the folder
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    _run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,7 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompts", type=Path, help="default: scenes100, with --sweep scenes_dev40"
     )
-    parser.add_argument("--seeds", type=parse_seeds, help="default 0-1, with --sweep 100-101")
+    parser.add_argument(
+        "--seeds", type=read_by(parse_seeds), help="default 0-1, with --sweep 100-101"
+    )
     parser.add_argument("--batch", type=int, default=50, help="images at once (default 50)")
     parser.add_argument("--single", type=int, default=10, help="pairs at batch 1 (default 10)")
     parser.add_argument("--reference", help="as for python -m eval score; needed for real models")
@@ -205,12 +219,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     kind = "sweep" if options.sweep else "report"
-    options.ways = options.ways or (SWEEP if options.sweep else REPORT)
+    usual = [way for way in (SWEEP if options.sweep else REPORT) if way != f"exact:{options.nfe}"]
+    options.ways = options.ways or usual
     options.seeds = options.seeds or parse_seeds("100-101" if options.sweep else "0-1")
     file = "scenes_dev40.txt" if options.sweep else "scenes100.txt"
     options.prompts = options.prompts or ROOT / "prompts" / file
     if min(options.nfe, options.batch, options.single) < 1:
         raise ValueError("--nfe, --batch and --single must be at least 1")
+    check(options.ways, options.nfe)
     source = models.find(options.model)
     device = models.choose_device(options.device)
     dtype = models.choose_dtype(options.dtype, source, device)
@@ -218,15 +234,16 @@ def _run(options: argparse.Namespace) -> None:
     prompts = read_prompts(options.prompts)
     scores = Scores(prompts, source.standin, options.reference, models.image_size(model))
     rows = measure(model, options, scores)
-    on_gpu = device.startswith("cuda")
+    place = torch.device(device)
+    on_cpu = place.type == "cpu"
     result = {
         "kind": kind,
         "command": f"python -m benchmarks.approximate {options.words}",
         "model": source.label,
         "standin": source.standin,
         "stamp": f"stand-in {source.label}: not SD numbers" if source.standin else source.label,
-        "machine": torch.cuda.get_device_name() if on_gpu else f"{processor()}, one thread",
-        "clock": "wall time" if on_gpu else "processor time",
+        "machine": machine(place, processor()) + (", one thread" if on_cpu else ""),
+        "clock": "processor time" if on_cpu else "wall time",
         **{name: installed(name) for name in ("torch", "diffusers")},
         "python": platform.python_version(),
         **{k: getattr(options, k) for k in ("omega", "nfe", "batch", "single")},

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.clock import clock, machine
 from benchmarks.end_to_end_models import RANDOM, load, one, ours
 from benchmarks.end_to_end_page import write_page
 from benchmarks.sizes import PeakBytes
@@ -37,13 +38,6 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results" / "speed"
 SIZES = ("standin-sd15", "standin-sd20", "standin-sdxl", *RANDOM)
 FIRST_SEED = 100
-
-
-def clock(device: torch.device) -> float:
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def timed(device: torch.device, run: Callable[[], object]) -> float:
@@ -137,8 +131,8 @@ def measure(size: str, args: argparse.Namespace, device: torch.device) -> dict:
     report = {
         "size": size,
         "random_weights": size in RANDOM,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
-        "clock": "wall time" if device.type == "cuda" else "one thread, processor time",
+        "device": machine(device, processor()),
+        "clock": "one thread, processor time" if device.type == "cpu" else "wall time",
         "python": platform.python_version(),
         **{name: installed(name) for name in ("torch", "diffusers")},
         "dtype": str(dtype).removeprefix("torch."),

@@ -11,7 +11,6 @@ keys as an approximation, for `--approximate` of python -m eval run and generate
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from eval.commands import Parser
 from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.feature_change import FeatureChange, choose_keys, feature_change
 from samplers import compile_plan
+from standins.command import one_line_errors, read_by
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +58,7 @@ def figure(change: FeatureChange, timesteps: Sequence[float], heading: str, file
     plt.close(canvas)
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="as for python -m eval run")
@@ -69,15 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--prompts", type=Path, default=ROOT / "prompts" / "scenes_dev40.txt", help="one per line"
     )
     parser.add_argument("--limit", type=int, default=8, help="only the first K (default 8)")
-    parser.add_argument("--seeds", type=parse_seeds, default=[100], help="default 100")
+    parser.add_argument("--seeds", type=read_by(parse_seeds), default=[100], help="default 100")
     parser.add_argument("--device", help="default: cuda, else mps, else cpu")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default by device)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "speed")
-    try:
-        print(_run(parser.parse_args(arguments)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print(_run(parser.parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> str:
