@@ -17,7 +17,7 @@ from torch import nn
 def write_card(folder: Path, what: str, model: nn.Module, args: argparse.Namespace) -> None:
     """Write `folder`/card.json from the script's arguments and the last row of loss.csv there."""
     with (folder / "loss.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
+        rows = list(csv.DictReader(file))
     root = Path(__file__).resolve().parents[1]
     shown = {
         name: os.path.relpath(value, root) if isinstance(value, Path) else value
@@ -29,7 +29,7 @@ def write_card(folder: Path, what: str, model: nn.Module, args: argparse.Namespa
         "weights": sum(p.numel() for p in model.parameters()),
         "script": f"python -m standins.{Path(sys.argv[0]).stem}",
         "settings": shown,
-        "end of loss.csv": last,
+        "end of loss.csv": rows[-1] if rows else None,  # a run shorter than the log's interval
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "diffusers", "open_clip_torch")},
     }

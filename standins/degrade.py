@@ -15,7 +15,12 @@ from diffusers import AutoencoderKL
 
 
 def load_vae(folder: Path, device: str) -> AutoencoderKL:
-    """Load a VAE in float32 (its weights may be stored in float16), frozen."""
+    """Load a VAE in float32 (its weights may be stored in float16), frozen.
+
+    Raises OSError in one line for a folder without one.
+    """
+    if not (folder / "config.json").is_file():
+        raise OSError(f"no VAE in {folder}: no config.json; give what standins.train_vae wrote")
     vae = AutoencoderKL.from_pretrained(folder).float()
     vae.to(device, memory_format=torch.channels_last)  # a quarter faster
     return vae.eval().requires_grad_(False)

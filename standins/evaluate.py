@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -21,13 +22,17 @@ import numpy as np
 import torch
 
 from eval import models, reference
+from eval.commands import Parser
 from eval.extractor import Extractor, extractor_for
-from eval.images import to_uint8
+from eval.folder import code_digest
+from eval.images import to_uint8, write_atomic
 from eval.metrics import Statistics, frechet, frechet_floor
 from eval.progress import Progress
-from samplers import compile_plan
+from samplers import available, compile_plan
+from samplers.errors import choose
 from standins import scenes
 from standins.checker import Checker
+from standins.command import natural, one_line_errors
 from standins.curve import plot
 from standins.degrade import load_vae
 from standins.measures import Share, samples_keep, scorer_picks, vae_keeps
@@ -59,10 +64,11 @@ class Gallery:
 
     def pixels(self, captions: list[str], scale: float) -> np.ndarray:
         """Sample caption k with seed k, whatever the scale."""
-        key = repr((self.identity, self.sampler, self.nfe, scale, captions))
+        key = repr((self.identity, code_digest(), self.sampler, self.nfe, scale, captions))
         path = self.keep / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-        if path.exists():
-            return np.load(path)
+        kept = unspoilt(path, len(captions))
+        if kept is not None:
+            return kept
         plan = compile_plan(self.sampler, self.sd.schedule, nfe=self.nfe, scale=scale)
         made = []
         with Progress(len(captions), f"sampling at scale {scale:g}") as progress:
@@ -71,9 +77,19 @@ class Gallery:
                 seeds = list(range(start, start + len(part)))
                 made.append(to_uint8(self.sd.generate(plan, part, seeds)[1]))
                 progress.advance(len(part))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.concatenate(made))
-        return np.concatenate(made)
+        whole, file = np.concatenate(made), io.BytesIO()
+        np.save(file, whole)
+        write_atomic(path, file.getvalue())
+        return whole
+
+
+def unspoilt(path: Path, count: int) -> np.ndarray | None:
+    """Return `count` kept samples; None where there are none, or a killed process left a part."""
+    try:
+        kept = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if len(kept) == count else None
 
 
 def read(checker: Checker, pixels: np.ndarray) -> list:
@@ -122,14 +138,12 @@ def floors_of(shares: dict[str, Share], rows: list[dict]) -> list[dict]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="sd15, sd20, sdxl, or a folder with a pipeline")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--scan-images", type=int, default=150, help="per scale")
     parser.add_argument("--scales", default="1,1.5,2,3,5,8,12")
-    parser.add_argument("--nfe", type=int, default=100)
+    parser.add_argument("--nfe", type=natural, default=100)
     parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--out", type=Path, help="JSON file; by default in the model's folder")
     parser.add_argument("--keep", type=Path, default=Path("build/evaluate"), help="samples")
@@ -144,6 +158,11 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--scales {args.scales!r}: give numbers with commas, such as 1,2,4,8")
     if len(args.scales) < 3 or args.images < 100:
         parser.error("--scales needs three or more, to have an interior, and --images 100 or more")
+    choose("sampler", args.sampler, {recipe.name: recipe for recipe in available()})
+    args.out = args.out or args.folder / "evaluation.json"
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder; give a file")
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # hours before it is written
     return args
 
 
@@ -153,6 +172,7 @@ def _without_places(words: list[str]) -> list[str]:
     return [w for w, before in pairs if not {w, before} & {"--keep", "--out"}]
 
 
+@one_line_errors()
 def main() -> None:
     args = parse_args()
     drawn, pixels, captions = zip(
@@ -215,9 +235,8 @@ def main() -> None:
             for n, s in (shown | {k: fresh[k] for k in fresh if k.startswith("new")}).items()
         },
     }
-    out = args.out or args.folder / "evaluation.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    plot(rows, out.with_suffix(".png"))
+    write_atomic(args.out, (json.dumps(result, indent=1) + "\n").encode())
+    plot(rows, args.out.with_suffix(".png"))
     print(
         f"{args.folder.name} (stand-in): {args.sampler}, NFE {args.nfe}, best scale {best:g}, "
         f"FID {fid:.2f}, VAE {psnr:.2f} dB"

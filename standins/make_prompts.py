@@ -8,6 +8,7 @@ caption. Every block of 20 lines has the same mix, so `--limit 20` is a fair sam
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.images import write_atomic
 from standins.scenes import HELD_OUT, Scene, parse, relation, sample
 
 FOLDER = Path(__file__).resolve().parents[1] / "prompts"
@@ -94,8 +96,13 @@ def files(count: int = len(FILES)) -> dict[str, list[str]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m standins.make_prompts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     for name, lines in files().items():
-        (FOLDER / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_atomic(FOLDER / name, ("\n".join(lines) + "\n").encode())
         print(f"{name}: {len(lines)} captions")
 
 

@@ -8,13 +8,14 @@ checker sees them.
 
 from __future__ import annotations
 
-import sys
+import argparse
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eval.images import to_uint8
+from eval.images import to_uint8, write_atomic
 from latent_sdxl import get_solver
 from standins import scenes
 from standins.checker import Checker
@@ -54,7 +55,15 @@ def centres(images: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "build/sizes.png")
+    parser = argparse.ArgumentParser(
+        prog="python -m standins.sizes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "out", type=Path, nargs="?", default=Path("build/sizes.png"), help="default build/sizes.png"
+    )
+    out = parser.parse_args().out
     captions = [scenes.sample("test", k, count=1)[2] for k in range(CAPTIONS)]
     drawn = {view: pictures(view, captions) for view in VIEWS}
     whole = drawn[VIEWS[0]]
@@ -84,8 +93,9 @@ def main() -> None:
             if row == 0:
                 axis.set_title(title(view), fontsize=8)
     figure.suptitle("sdxl stand-in, not Stable Diffusion", fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=out.suffix[1:] or "png")
+    write_atomic(out, picture.getvalue())
 
 
 if __name__ == "__main__":

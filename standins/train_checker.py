@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from standins import scenes
 from standins.card import write_card
 from standins.checker import CELL, FOLDER, Checker, Network, split_cells
+from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae, round_trip
 from standins.measures import reading, to_uint8
 from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
@@ -72,6 +73,7 @@ def drawn_batch(split: str, first: int, size: int, device: str) -> tuple:
     return to_tensor([image for _, image, _ in made], device), [scene for scene, *_ in made]
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
+    vae = load_vae(args.vae, args.device) if args.vae else None
     torch.manual_seed(args.seed)
     network = Network().to(args.device).train()
     ema = Ema(network, decay=0.995)
@@ -98,7 +101,6 @@ def main() -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
-    vae = load_vae(args.vae, args.device) if args.vae else None
     images_val, scenes_val = drawn_batch("val", 0, 200, args.device)
     back_val = round_trip(vae, images_val, torch.tensor(0.0)) if vae else images_val
 
@@ -113,7 +115,7 @@ def main() -> None:
         return loss.item(), *(share.value for share in shares)
 
     columns = ("loss", "all_val", "vae_shapes_val", "vae_colours_val")
-    log = Log(args.out / "loss.csv", columns, every=250, start=step)
+    log = Log(args.out / "loss.csv", columns, every=250, start=step, last=args.steps)
     saved = time.monotonic()
     while step < args.steps:
         set_rate(optimizer, args.rate * warmup_cosine(step, args.steps))

@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 
 from standins import scenes, tokenizer
 from standins.card import write_card
+from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae
 from standins.negatives import hard_negatives
 from standins.train_checker import loss_of, targets
@@ -117,6 +118,7 @@ def finish(model: open_clip.CLIP, weights: dict, vocabulary: int, out: Path) -> 
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
+    vae = load_vae(args.vae, args.device) if args.vae else None
     tokenizer.build(args.out)
     words = tokenizer.load(args.out)
     torch.manual_seed(args.seed)
@@ -152,8 +155,13 @@ def main() -> None:
         reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
-    vae = load_vae(args.vae, args.device) if args.vae else None
-    log = Log(args.out / "loss.csv", ("loss", "r1_of_100_val", "hard_val"), every=200, start=step)
+    log = Log(
+        args.out / "loss.csv",
+        ("loss", "r1_of_100_val", "hard_val"),
+        every=200,
+        start=step,
+        last=args.steps,
+    )
     held_out = captioned_batch("val", 0, 300, 5, args.device)
     saved = time.monotonic()
 

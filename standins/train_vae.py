@@ -73,7 +73,7 @@ def main() -> None:
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    log = Log(args.out / "loss.csv", ("mse", "psnr_val_db"), every=250, start=step)
+    log = Log(args.out / "loss.csv", ("mse", "psnr_val_db"), every=250, start=step, last=args.steps)
     held_out, _ = fresh_batch("val", 0, 256, args.device)
     saved = time.monotonic()
 

@@ -38,10 +38,12 @@ def save_atomic(state: dict, path: Path) -> None:
 
 
 class Log:
-    """Append rows to a CSV file and print them, at most once per `every` steps."""
+    """Append rows to a CSV file and print them: every so many steps, and at the last one."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...], every: int, start: int):
-        self.path, self.columns, self.every = path, columns, every
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], every: int, start: int, last: int | None = None
+    ):
+        self.path, self.columns, self.every, self.last = path, columns, every, last
         self.began, self.start = time.monotonic(), start
         path.parent.mkdir(parents=True, exist_ok=True)
         if start == 0 or not path.exists():
@@ -52,7 +54,7 @@ class Log:
             path.write_text("\n".join([lines[0], *kept]) + "\n")
 
     def __call__(self, step: int, values: Callable[[], tuple[float, ...]]) -> None:
-        if step % self.every:
+        if step % self.every and step != self.last:
             return
         row = values()
         with self.path.open("a", newline="") as file:

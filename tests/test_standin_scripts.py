@@ -1,0 +1,85 @@
+"""The scripts that make and measure stand-ins: what they keep is whole and says how it was made."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from standins import evaluate, make_prompts, train_checker
+
+
+def run(monkeypatch, script, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *words])
+    script.main()
+
+
+@pytest.mark.parametrize("name", ["make_prompts", "sizes"])
+def test_asking_for_help_does_no_work(name, monkeypatch, capsys):
+    script = importlib.import_module(f"standins.{name}")
+    for work in {"files", "pictures"} & set(vars(script)):
+        monkeypatch.setattr(script, work, lambda *_: pytest.fail("worked"))
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, script, "--help")
+    assert stopped.value.code == 0 and f"python -m standins.{name}" in capsys.readouterr().out
+
+
+def test_prompt_files_are_replaced_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_prompts, "FOLDER", tmp_path)
+    monkeypatch.setattr(make_prompts, "files", lambda: {"some.txt": ["a red circle"]})
+    written = []
+    monkeypatch.setattr(make_prompts, "write_atomic", lambda *pair: written.append(pair))
+    run(monkeypatch, make_prompts)
+    assert written == [(tmp_path / "some.txt", b"a red circle\n")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Train a checker for two steps, fewer than any interval of its log."""
+    folder = tmp_path_factory.mktemp("checker")
+    words = ["--steps", "2", "--batch", "2", "--device", "cpu"]
+    words += ["--out", str(folder), "--work", str(folder / "work")]
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, train_checker, *words)
+    return folder, words
+
+
+def test_a_short_training_ends_with_its_card(trained):
+    card = json.loads((trained[0] / "card.json").read_text())
+    assert card["end of loss.csv"]["step"] == "2" and card["settings"]["steps"] == 2
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def test_samples_that_a_killed_process_left_in_part_are_absent(tmp_path):
+    file = tmp_path / "kept.npy"
+    assert evaluate.unspoilt(file, 3) is None
+    np.save(file, np.ones((3, 64, 64, 3), np.uint8))
+    assert evaluate.unspoilt(file, 3).sum() == 3 * 64 * 64 * 3
+    assert evaluate.unspoilt(file, 4) is None
+    whole = file.read_bytes()
+    for size in (0, 40, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        assert evaluate.unspoilt(file, 3) is None
+
+
+def test_samples_are_kept_whole_and_those_of_other_code_are_not_taken(tmp_path, monkeypatch):
+    drawn = evaluate.Gallery(evaluate.FOLDER / "sd15", "ddim", 1, tmp_path)
+    first = drawn.pixels(["a red circle"], 2.0)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    assert (drawn.pixels(["a red circle"], 2.0) == first).all()
+    assert (evaluate.unspoilt(file, 1) == first).all()
+    monkeypatch.setattr(evaluate, "code_digest", lambda: "another")
+    drawn.pixels(["a red circle"], 2.0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_folder_of_an_evaluation_is_made_before_the_work(tmp_path, monkeypatch):
+    out = tmp_path / "new" / "e.json"
+    monkeypatch.setattr(sys, "argv", ["evaluate", "sd15", "--out", str(out)])
+    assert evaluate.parse_args().out == out and out.parent.is_dir()
