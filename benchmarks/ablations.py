@@ -23,11 +23,13 @@ import numpy as np
 
 from benchmarks.mixture import Bed, at_levels, front
 from eval.arms import parse_arms
+from eval.commands import Parser
 from eval.images import write_atomic
 from eval.progress import Progress
 from eval.prompts import parse_seeds
 from eval.tables import markdown
 from samplers import available
+from standins.command import natural, naturals, one_line_errors, read_by
 
 OURS = "exp2m_cfg++"
 BASE = f"{OURS}[shape=constant]"
@@ -85,17 +87,17 @@ def cell(values: np.ndarray) -> str:
     return f"{values.mean():+.0f} ± {half:.0f}"
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nfe", type=naturals, default="10,20", help="evaluations, comma-separated"
     )
-    parser.add_argument("--nfe", default="10,20", help="evaluations, comma-separated")
-    parser.add_argument("--seeds", default="0-4", help="of the problems")
-    parser.add_argument("--images", type=int, default=1500, help="per strength")
+    parser.add_argument("--seeds", type=read_by(parse_seeds), default="0-4", help="of the problems")
+    parser.add_argument("--images", type=natural, default=1500, help="per strength")
     parser.add_argument("--out", type=Path, help="markdown file; otherwise standard output alone")
     args = parser.parse_args()
-    nfes = [int(n) for n in args.nfe.split(",")]
-    beds = [Bed(seed=seed) for seed in parse_seeds(args.seeds)]
+    nfes, beds = args.nfe, [Bed(seed=seed) for seed in args.seeds]
     arms = [arm for group in GROUPS.values() for arm in group]
     base: dict[int, dict] = {nfe: {} for nfe in nfes}
     found: dict[tuple[str, int], str] = {}

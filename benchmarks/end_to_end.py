@@ -30,9 +30,12 @@ from benchmarks.end_to_end_models import RANDOM, load, one, ours
 from benchmarks.end_to_end_page import write_page
 from benchmarks.sizes import PeakBytes
 from benchmarks.step_overhead import installed, processor
+from eval.commands import Parser
+from eval.models import choose_device
 from pipelines.latent_model import LatentModel
 from pipelines.loading import default_dtype
 from samplers import compile_plan, generators, sample, standard_normal
+from standins.command import natural, naturals, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results" / "speed"
@@ -156,15 +159,13 @@ def measure(size: str, args: argparse.Namespace, device: torch.device) -> dict:
     return report
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    numbers = {"type": lambda text: [int(n) for n in text.split(",")]}
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="standin-sd15", help=f"of {', '.join(SIZES)}; commas")
-    parser.add_argument("--batches", default=[1, 10, 50], metavar="N,N", **numbers)
-    parser.add_argument("--nfe", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every way (default 5)")
+    parser.add_argument("--batches", default=[1, 10, 50], metavar="N,N", type=naturals)
+    parser.add_argument("--nfe", type=natural, default=20)
+    parser.add_argument("--repeats", type=natural, default=5, help="turns of every way (default 5)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
@@ -175,8 +176,7 @@ def main() -> None:
     for size in sizes:
         if size not in SIZES:
             parser.error(f"--size {size!r} is unknown; known: {', '.join(SIZES)}")
-    if args.repeats < 1 or min(args.batches) < 1:
-        parser.error(f"--repeats {args.repeats}, --batches {args.batches}: all must be 1 or more")
+    choose_device(args.device)
     if args.device == "cpu":
         torch.set_num_threads(1)
     folder = args.out / "end_to_end"

@@ -25,12 +25,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.approximate_scores import Measured, Scores
 from eval import models
+from eval.commands import Parser
 from eval.images import to_uint8, write_atomic
 from eval.progress import Progress
 from eval.prompts import noise_seed, parse_seeds, read_prompts
 from eval.statistics import difference
 from eval.tables import markdown
 from samplers import compile_plan
+from standins.command import natural, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 EDGES = (0.0, 0.3, 1.0, 2.2, 5.0, math.inf)  # of the bands of σ
@@ -138,27 +140,26 @@ def figure(found: dict[str, dict[Band, dict[str, dict]]]) -> Figure:
     return out
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="standin-sd15", help="comma-separated, as eval run's")
     parser.add_argument("--base", type=float, default=1.75, help="ω everywhere (default 1.75)")
     parser.add_argument("--raised", type=float, default=4.0, help="ω in the band (default 4)")
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "scenes_dev1000.txt")
     parser.add_argument("--limit", type=int, help="only the first so many prompts")
     parser.add_argument("--seeds", default="100,101", help="(default 100,101)")
-    parser.add_argument("--nfe", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--nfe", type=natural, default=20)
+    parser.add_argument("--batch", type=natural, default=100)
     parser.add_argument("--dtype", default=None, help="as eval run's")
     parser.add_argument("--compile", action="store_true", help="compile the UNet first")
     parser.add_argument("--reference", help="what FID compares with; renders for stand-ins")
     parser.add_argument("--out", type=Path, help="also write this page, and its figure beside it")
     args = parser.parse_args()
     prompts, seeds = read_prompts(args.prompts, args.limit), parse_seeds(args.seeds)
+    sources = {name: models.find(name) for name in args.models.split(",")}  # all, before the work
     sections, found = [], {}
-    for name in args.models.split(","):
-        source = models.find(name)
+    for name, source in sources.items():
         device = models.choose_device(None)
         sd = models.load(source, args.nfe, device, models.choose_dtype(args.dtype, source, device))
         if args.compile:

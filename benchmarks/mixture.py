@@ -24,11 +24,13 @@ import numpy as np
 import torch
 
 from eval.arms import Arm, parse_arms
+from eval.commands import Parser
 from eval.metrics import Statistics, frechet
 from eval.tables import number
 from samplers import NoiseSchedule, Plan, available, compile_plan, generators, trajectory
 from samplers.loop import Model, Step
 from samplers.schedule import alpha_of
+from standins.command import natural, one_line_errors
 
 T = 1000
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2
@@ -194,21 +196,23 @@ def at_levels(points: list[tuple[float, float]]) -> list[float | None]:
     ]
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", default=ARMS, help="as `python -m eval run` takes them")
-    parser.add_argument("--nfe", type=int, default=20)
-    parser.add_argument("--images", type=int, default=3000, help="per ω, the same noise for all")
+    parser.add_argument("--nfe", type=natural, default=20)
+    parser.add_argument(
+        "--images", type=natural, default=3000, help="per ω, the same noise for all"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the problem")
     parser.add_argument("--imperfect", type=float, default=1.0, help="0: exact denoisers")
     args = parser.parse_args()
     bed = Bed(seed=args.seed, imperfect=args.imperfect)
     known = {recipe.name: recipe.guidance for recipe in available()}
+    arms = parse_arms(args.arms, (1.0,), known)
     print("| arm | " + " | ".join(f"FD at {level:g}" for level in LEVELS) + " |")
     print("|---|" + "--:|" * len(LEVELS))
-    for arm in parse_arms(args.arms, (1.0,), known):
+    for arm in arms:
         found = at_levels(front(bed, arm, args.nfe, args.images))
         row = " | ".join(number(value, 3) for value in found)
         print(f"| `{arm.label}` | {row} |", flush=True)

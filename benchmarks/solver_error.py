@@ -20,9 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from eval import models  # noqa: E402
+from eval.arms import parse_scales  # noqa: E402
+from eval.commands import Parser  # noqa: E402
 from eval.prompts import read_prompts  # noqa: E402
 from latent_diffusion import StableDiffusion  # noqa: E402
+from pipelines.loading import pipeline_kind  # noqa: E402
 from samplers import compile_plan  # noqa: E402
+from standins.command import natural, one_line_errors, read_by  # noqa: E402
 
 GRIDS = ("leading", "trailing", "linspace", "karras", "uniform", "blend", "ays_sd15")
 SOLVERS = {
@@ -61,23 +66,29 @@ def errors(sd: StableDiffusion, prompts: list[str], nfe: int, omega: float) -> d
     return table
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="standin-sd15", help="as eval run's; no SDXL")
+    parser.add_argument("--nfe", type=natural, default=20)
+    parser.add_argument(
+        "--omegas", type=read_by(parse_scales), default="2,5", help="strengths in CFG units"
     )
-    parser.add_argument("--model", default=str(ROOT / "standins" / "sd15"))
-    parser.add_argument("--nfe", type=int, default=20)
-    parser.add_argument("--omegas", default="2,5", help="strengths in CFG units")
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=natural, default=24)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    sd = StableDiffusion({"num_sampling": args.nfe}, model_key=args.model, device="cpu")
+    source = models.find(args.model)
+    if pipeline_kind(source.key) != "sd":
+        raise ValueError(f"--model {args.model} is an SDXL; give a Stable Diffusion 1 or 2")
+    sd = StableDiffusion({"num_sampling": args.nfe}, model_key=source.key, device="cpu")
     prompts = read_prompts(ROOT / "prompts" / "scenes_dev40.txt")[: args.images]
-    found = {w: errors(sd, prompts, args.nfe, float(w)) for w in args.omegas.split(",")}
+    found = {f"{w:g}": errors(sd, prompts, args.nfe, w) for w in args.omegas}
     if args.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"Stand-in sd15, not SD. RMS latent error at NFE {args.nfe}, {len(prompts)} images.\n")
+    name = source.label.removeprefix("standin-")
+    stamp = f"Stand-in {name}, not SD." if source.standin else f"{name}."
+    print(f"{stamp} RMS latent error at NFE {args.nfe}, {len(prompts)} images.\n")
     print(f"| ω | grid | {' | '.join(SOLVERS)} |\n|---|---|{'---|' * len(SOLVERS)}")
     for omega, table in found.items():
         for grid, row in table.items():

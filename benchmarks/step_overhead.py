@@ -34,6 +34,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from eval.commands import Parser
 from samplers import NoiseSchedule, compile_plan, sample
 
 NFE, OMEGA = 20, 7.5
@@ -164,14 +165,14 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30, help="runs of each loop (default 30)")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there as well")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be 1 or more")
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        parser.error(f"--json {options.json}: give a file in a folder that is there")
     torch.set_num_threads(1)
 
     draw = torch.Generator().manual_seed(0)
@@ -204,7 +205,7 @@ def main() -> None:
     }
     print(markdown(report))
     if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

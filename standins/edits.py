@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latent_diffusion import StableDiffusion, get_solver
+from eval.commands import Parser
+from latent_diffusion import CoupledEditDDIM, EditWordSwapDDIM, StableDiffusion, get_solver
 from samplers import sample
 from standins import scenes
 from standins.checker import Checker
+from standins.command import natural, one_line_errors
 from standins.measures import to_uint8
 
 ROOT = Path(__file__).parents[1]
@@ -150,9 +152,16 @@ def parsed(method: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise SystemExit(
-            f"error: --methods has {method!r}; write METHOD@STRENGTH, such as ddim_edit@2"
+        raise ValueError(
+            f"--methods has {method!r}; write METHOD@STRENGTH, such as ddim_edit@2"
         ) from None
+
+
+def check(methods: Sequence[str], nfe: int) -> None:
+    """Raise ValueError for a method that is unknown or takes no picture."""
+    for name, _ in map(parsed, methods):
+        if not isinstance(load(name, nfe), EditWordSwapDDIM | CoupledEditDDIM):
+            raise ValueError(f"--methods: {name} edits no picture; take one such as ddim_edit@2")
 
 
 def round_trips(chosen: list[Case], steps: list[int], omegas: list[float]) -> Iterator[str]:
@@ -202,22 +211,25 @@ def picture(chosen: list[Case], nfe: int, methods: Sequence[str], path: Path) ->
     pyplot.close(figure)
 
 
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m standins.edits",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--split", default="test", choices=list(scenes.SPLITS))
-    parser.add_argument("--count", type=int, default=40, help="cases of the edit table")
-    parser.add_argument("--nfe", type=int, default=20, help="evaluations each way")
+    parser.add_argument("--count", type=natural, default=40, help="cases of the edit table")
+    parser.add_argument("--nfe", type=natural, default=20, help="evaluations each way")
     parser.add_argument("--methods", default=METHODS, help="METHOD@STRENGTH, separated by commas")
     parser.add_argument("--no-trips", action="store_true", help="leave round trips and picture out")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where to save it")
     args = parser.parse_args()
+    methods = args.methods.split(",")
+    check(methods, args.nfe)
     chosen = cases(args.split, args.count)
     print(f"Edits of {args.count} pictures, NFE {args.nfe} each way:\n")
-    for line in table(chosen, args.nfe, args.methods.split(",")):
+    for line in table(chosen, args.nfe, methods):
         print(line, flush=True)
     if args.no_trips:
         return

@@ -54,3 +54,48 @@ def test_what_a_gpu_does_is_timed_by_the_wall_after_it_is_done(kind, monkeypatch
     assert clocks.clock(torch.device(kind)) == 7.0 and waited == [kind]
     monkeypatch.setattr(clocks.time, "process_time", lambda: 3.0)
     assert clocks.clock(torch.device("cpu")) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("benchmarks.guidance_bands --models standin-sd51", "unknown model 'standin-sd51', did"),
+        ("benchmarks.guidance_bands --models standin-sd15,sd51", "unknown model 'sd51'"),
+        ("benchmarks.guidance_bands --prompts no.txt", "no prompt file no.txt; give"),
+        ("benchmarks.guidance_bands --seeds 3-1", "seeds '3-1': the range 3-1 runs backwards"),
+        ("benchmarks.guidance_bands --batch 0", "argument --batch: '0' must be a whole number"),
+        ("benchmarks.mixture --arms foo", "unknown sampler 'foo'"),
+        ("benchmarks.mixture --nfe 0", "argument --nfe: '0' must be a whole number of at least 1"),
+        ("benchmarks.ablations --nfe x", "argument --nfe: 'x' must be whole numbers of at least"),
+        ("benchmarks.ablations --seeds 3-1", "argument --seeds: seeds '3-1': the range"),
+        ("benchmarks.end_to_end --device cuda:99", "cannot use device 'cuda:99'"),
+        ("benchmarks.end_to_end --batches a", "argument --batches: 'a' must be whole numbers"),
+        ("benchmarks.step_overhead --json no/o.json", "--json no/o.json: give a file in a folder"),
+        ("benchmarks.solver_error --model standin-sdxl", "--model standin-sdxl is an SDXL; give"),
+        ("benchmarks.solver_error --model nowhere", "unknown model 'nowhere'"),
+        ("benchmarks.solver_error --omegas x", "argument --omegas: scales 'x': cannot use 'x'"),
+        ("benchmarks.feature_change --model sd15 --seeds 3-1", "argument --seeds: seeds '3-1'"),
+        ("standins.edits --methods dim_edit@2", "unknown solver 'dim_edit'; did you mean"),
+        ("standins.edits --methods ddim@2", "--methods: ddim edits no picture"),
+        ("standins.edits --methods ddim_edit", "--methods has 'ddim_edit'; write METHOD@STRENGTH"),
+        ("standins.edits --count 0", "argument --count: '0' must be a whole number of at least 1"),
+        ("standins.edits --nfe 0", "argument --nfe: '0' must be a whole number of at least 1"),
+        ("standins.evaluate sd15 --sampler foo", "unknown sampler 'foo'"),
+        ("standins.train_clip --vae no/vae", "no VAE in no/vae: no config.json; give what"),
+        ("standins.train_checker --vae no/vae", "no VAE in no/vae: no config.json; give what"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(command, message, capsys, monkeypatch):
+    said = refusal(capsys, monkeypatch, *command.split())
+    assert said.startswith(f"error: {message}"), said
+    assert said.count("\n") == 1
+
+
+def test_solver_errors_are_headed_by_the_model_they_are_of(monkeypatch, capsys):
+    from benchmarks import solver_error
+
+    monkeypatch.setattr(solver_error, "StableDiffusion", lambda *_, **__: None)
+    monkeypatch.setattr(solver_error, "errors", lambda *_: {})
+    monkeypatch.setattr(sys, "argv", ["solver_error", "--model", "standin-sd20"])
+    solver_error.main()
+    assert capsys.readouterr().out.startswith("Stand-in sd20, not SD. RMS latent error at NFE 20,")
