@@ -22,7 +22,16 @@ from standins.checker import CELL, FOLDER, Checker, Network, split_cells
 from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae, round_trip
 from standins.measures import reading, to_uint8
-from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
+from standins.training import (
+    Ema,
+    Log,
+    load_checkpoint,
+    save_atomic,
+    set_rate,
+    settings_of,
+    to_tensor,
+    warmup_cosine,
+)
 
 SPREAD = 0.7  # cells; a centre's target is exp(-d²/2s²), so its four nearest cells all fire
 SHAPE_INDEX = {name: k for k, name in enumerate(scenes.SHAPES)}
@@ -96,8 +105,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.99))
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, step = args.work / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device)
+    state = load_checkpoint(checkpoint, args)
+    if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
@@ -134,7 +143,8 @@ def main() -> None:
         log(step, lambda x=loss: validate(x))
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            save_atomic(state | {"ema": ema.shadow, "step": step}, checkpoint)
+            state |= {"ema": ema.shadow, "step": step, "settings": settings_of(args)}
+            save_atomic(state, checkpoint)
             saved = time.monotonic()
     half = {k: v.half() if v.is_floating_point() else v for k, v in ema.shadow.items()}
     save_file({k: v.cpu().contiguous() for k, v in half.items()}, args.out / "checker.safetensors")

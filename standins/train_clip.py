@@ -29,7 +29,16 @@ from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae
 from standins.negatives import hard_negatives
 from standins.train_checker import loss_of, targets
-from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
+from standins.training import (
+    Ema,
+    Log,
+    load_checkpoint,
+    save_atomic,
+    set_rate,
+    settings_of,
+    to_tensor,
+    warmup_cosine,
+)
 
 NEGATIVES = 3  # per picture
 # A small ResNet: 2.5 times fewer steps to the same retrieval than a 4-layer ViT with 8 px patches.
@@ -149,8 +158,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98))
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, step = args.work / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device)
+    state = load_checkpoint(checkpoint, args)
+    if state is not None:
         model.load_state_dict(state["model"])
         reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
@@ -190,7 +199,7 @@ def main() -> None:
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"model": model.state_dict(), "reader": reader.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "ema": ema.shadow, "step": step}
-            save_atomic(state, checkpoint)
+            save_atomic(state | {"settings": settings_of(args)}, checkpoint)
             saved = time.monotonic()
     finish(model, ema.shadow, len(words), args.out)
     write_card(

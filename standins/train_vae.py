@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from standins.training import Log, fresh_batch, save_atomic, set_rate, warmup_cosine
+from standins.command import one_line_errors
+from standins.training import (
+    Log,
+    fresh_batch,
+    load_checkpoint,
+    save_atomic,
+    set_rate,
+    settings_of,
+    warmup_cosine,
+)
 
 
 def new_vae() -> AutoencoderKL:
@@ -51,6 +60,7 @@ def finish(vae: AutoencoderKL, out: Path, device: str) -> None:
     vae.to(torch.float16).save_pretrained(out)
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -68,8 +78,8 @@ def main() -> None:
     vae = new_vae().to(args.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99))
     checkpoint, step = args.out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device)
+    state = load_checkpoint(checkpoint, args)
+    if state is not None:
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
@@ -92,7 +102,7 @@ def main() -> None:
         log(step, lambda loss=mse: (loss.item(), round_trip_psnr(vae, held_out)))
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            save_atomic(state, checkpoint)
+            save_atomic(state | {"settings": settings_of(args)}, checkpoint)
             saved = time.monotonic()
     finish(vae, args.out / "vae", args.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import os
@@ -35,6 +36,37 @@ def save_atomic(state: dict, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+PLACES = ("out", "work", "device")  # arguments that say where, not what
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """Return the arguments that decide the weights, for the checkpoint."""
+    given = {name: value for name, value in vars(args).items() if name not in PLACES}
+    return {n: str(v.resolve()) if isinstance(v, Path) else v for n, v in given.items()}
+
+
+def load_checkpoint(path: Path, args: argparse.Namespace) -> dict | None:
+    """Return the state to resume from, None when there is none.
+
+    Raises ValueError when other arguments made it: a card would state what made nothing. More steps
+    may be asked for. Checkpoints of earlier versions do not say, and are taken.
+    """
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location=args.device)
+    now = settings_of(args)
+    for name, before in state.get("settings", {}).items():
+        wanted = now.get(name)
+        if wanted == before or (name == "steps" and wanted > before):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        raise ValueError(
+            f"{path} was made with {option} {before}, not {wanted}; give {before} to resume it, "
+            "or delete it to start anew"
+        )
+    return state
 
 
 class Log:

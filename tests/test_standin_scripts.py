@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from standins import evaluate, make_prompts, train_checker
+from standins.training import load_checkpoint, save_atomic, settings_of
 
 
 def run(monkeypatch, script, *words: str) -> None:
@@ -50,6 +52,47 @@ def trained(tmp_path_factory):
 def test_a_short_training_ends_with_its_card(trained):
     card = json.loads((trained[0] / "card.json").read_text())
     assert card["end of loss.csv"]["step"] == "2" and card["settings"]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [
+        ("--rate", "0.1", "0.002"),
+        ("--seed", "3", "0"),
+        ("--steps", "1", "2"),
+        ("--batch", "1", "2"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_resumed(
+    option, value, before, trained, monkeypatch, capsys
+):
+    """The card would state settings that made nothing."""
+    folder, words = trained
+    card = (folder / "card.json").read_text()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, train_checker, *words, option, value)
+    said = capsys.readouterr().err
+    assert f"was made with {option} {before}, not {value}; give {before} to resume it" in said
+    assert said.count("\n") == 1 and (folder / "card.json").read_text() == card
+
+
+def test_more_steps_are_taken_and_checkpoints_that_do_not_say(tmp_path):
+    file, asked = tmp_path / "checkpoint.pt", Namespace(steps=5, rate=0.1, device="cpu", work="a")
+    assert settings_of(asked) == {"steps": 5, "rate": 0.1}
+    assert load_checkpoint(file, asked) is None
+    for settings in ({}, {"settings": {"steps": 4, "rate": 0.1}}):
+        save_atomic({"step": 2, **settings}, file)
+        assert load_checkpoint(file, asked)["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["vae", "clip"])
+def test_the_other_trainings_ask_too(name, tmp_path, monkeypatch, capsys):
+    save_atomic({"settings": {"seed": 5}}, tmp_path / "checkpoint.pt")
+    script = importlib.import_module(f"standins.train_{name}")
+    places = ["--out", str(tmp_path), *(["--work", str(tmp_path)] if name == "clip" else [])]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, script, "--device", "cpu", *places)
+    assert "was made with --seed 5, not 0; give 5 to resume it" in capsys.readouterr().err
 
 
 # --- evaluate ------------------------------------------------------------------------------------
