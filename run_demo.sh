@@ -6,6 +6,7 @@
 #
 # The scores are the stand-in's (64×64 scenes of coloured shapes), not Stable Diffusion's.
 set -euo pipefail
+OUT=${OUT:+$(realpath -m "$OUT")} # a relative one is of where the script was started
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/env.sh eval
 

@@ -37,6 +37,12 @@ make_venv() {
 find_python() {
     local active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
     if [[ -n "${PYTHON:-}" ]]; then
+        # A relative path is of where the script was started; it has changed its folder since.
+        if [[ "$PYTHON" == */* && "$PYTHON" != /* && -x "${OLDPWD:-.}/$PYTHON" ]]; then
+            PYTHON="${OLDPWD:-.}/$PYTHON"
+        fi
+        command -v "$PYTHON" >/dev/null ||
+            fail "PYTHON=$PYTHON: no such interpreter; give Python 3.11 or newer, or unset it to use .venv"
         recent "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 or newer; unset it to use .venv"
         return
     fi

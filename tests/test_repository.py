@@ -80,6 +80,32 @@ def test_benchmark_refuses_a_wrong_setting_in_one_line(variable, value):
     assert result.stderr.startswith(f"{variable}={value}: ") and result.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder with an interpreter at bin/python that prints what it is asked to run."""
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\necho "$@"\n')
+    stub.chmod(0o755)
+    return tmp_path
+
+
+def test_relative_paths_of_the_demo_are_of_where_it_was_started(elsewhere):
+    env = os.environ | {"PYTHON": "bin/python", "OUT": "mine/demo"}
+    command = ["bash", str(ROOT / "run_demo.sh")]
+    result = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    asked = next(line for line in result.stdout.splitlines() if line.startswith("-m eval run "))
+    assert asked.endswith(f" --out {elsewhere}/mine/demo")
+
+
+@pytest.mark.parametrize("name", ["no/python", "/no/python", "python-that-is-not-there"])
+def test_a_missing_interpreter_is_called_missing(name):
+    result = run(["bash", "run_demo.sh"], PYTHON=name)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"[env] PYTHON={name}: no such interpreter; give Python 3.11")
+
+
 def test_the_body_of_the_benchmarks_wants_its_arguments():
     result = run(["bash", "scripts/run_benchmark.sh"])
     assert result.returncode == 2 and result.stderr.startswith("usage: ")
