@@ -23,13 +23,12 @@ import numpy as np
 
 from benchmarks.mixture import Bed, at_levels, front
 from eval.arms import parse_arms
-from eval.commands import Parser
+from eval.commands import Parser, natural, naturals, one_line_errors, read_by
 from eval.images import write_atomic
 from eval.progress import Progress
 from eval.prompts import parse_seeds
 from eval.tables import markdown
 from samplers import available
-from standins.command import natural, naturals, one_line_errors, read_by
 
 OURS = "exp2m_cfg++"
 BASE = f"{OURS}[shape=constant]"

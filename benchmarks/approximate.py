@@ -32,14 +32,13 @@ from benchmarks.approximate_scores import Scores, differences
 from benchmarks.clock import clock, machine
 from benchmarks.step_overhead import installed, processor
 from eval import models
-from eval.commands import Parser
+from eval.commands import Parser, one_line_errors, read_by
 from eval.images import to_uint8
 from eval.progress import Progress
 from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.approximate import Cost, approximated
 from pipelines.approximation import parse
 from samplers import compile_plan
-from standins.command import one_line_errors, read_by
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = "dpm2m"

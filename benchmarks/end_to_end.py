@@ -30,12 +30,11 @@ from benchmarks.end_to_end_models import RANDOM, load, one, ours
 from benchmarks.end_to_end_page import write_page
 from benchmarks.sizes import PeakBytes
 from benchmarks.step_overhead import installed, processor
-from eval.commands import Parser
+from eval.commands import Parser, natural, naturals, one_line_errors
 from eval.models import choose_device
 from pipelines.latent_model import LatentModel
 from pipelines.loading import default_dtype
 from samplers import compile_plan, generators, sample, standard_normal
-from standins.command import natural, naturals, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results" / "speed"

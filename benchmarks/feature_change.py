@@ -18,11 +18,10 @@ import numpy as np
 import torch
 
 from eval import models
-from eval.commands import Parser
+from eval.commands import Parser, one_line_errors, read_by
 from eval.prompts import noise_seed, parse_seeds, read_prompts
 from pipelines.feature_change import FeatureChange, choose_keys, feature_change
 from samplers import compile_plan
-from standins.command import one_line_errors, read_by
 
 ROOT = Path(__file__).resolve().parents[1]
 

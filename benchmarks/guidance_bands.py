@@ -25,14 +25,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.approximate_scores import Measured, Scores
 from eval import models
-from eval.commands import Parser
+from eval.commands import Parser, natural, one_line_errors
 from eval.images import to_uint8, write_atomic
 from eval.progress import Progress
 from eval.prompts import noise_seed, parse_seeds, read_prompts
 from eval.statistics import difference
 from eval.tables import markdown
 from samplers import compile_plan
-from standins.command import natural, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 EDGES = (0.0, 0.3, 1.0, 2.2, 5.0, math.inf)  # of the bands of σ

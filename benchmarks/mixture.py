@@ -24,13 +24,12 @@ import numpy as np
 import torch
 
 from eval.arms import Arm, parse_arms
-from eval.commands import Parser
+from eval.commands import Parser, natural, one_line_errors
 from eval.metrics import Statistics, frechet
 from eval.tables import number
 from samplers import NoiseSchedule, Plan, available, compile_plan, generators, trajectory
 from samplers.loop import Model, Step
 from samplers.schedule import alpha_of
-from standins.command import natural, one_line_errors
 
 T = 1000
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2

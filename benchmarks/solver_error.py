@@ -22,12 +22,16 @@ sys.path.insert(0, str(ROOT))
 
 from eval import models  # noqa: E402
 from eval.arms import parse_scales  # noqa: E402
-from eval.commands import Parser  # noqa: E402
+from eval.commands import (  # noqa: E402
+    Parser,
+    natural,
+    one_line_errors,
+    read_by,
+)
 from eval.prompts import read_prompts  # noqa: E402
 from latent_diffusion import StableDiffusion  # noqa: E402
 from pipelines.loading import pipeline_kind  # noqa: E402
 from samplers import compile_plan  # noqa: E402
-from standins.command import natural, one_line_errors, read_by  # noqa: E402
 
 GRIDS = ("leading", "trailing", "linspace", "karras", "uniform", "blend", "ays_sd15")
 SOLVERS = {

@@ -1,10 +1,14 @@
-"""The parser of the subcommands: one-line errors, `--help` that opens with examples."""
+"""What command lines share: one-line errors, `--help` that opens with examples, readers."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,3 +42,45 @@ def add_place(command: argparse.ArgumentParser) -> None:
     """Add where and how precisely the networks run."""
     command.add_argument("--device", help="default: cuda, else mps, else cpu")
     command.add_argument("--dtype", help="float32, float16 or bfloat16 (default by device)")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Say what was wrong in one line and exit with 2, as `python -m eval` does; decorates `main`.
+
+    ValueError and OSError only: what the code itself does wrong keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def read_by(reader: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a `type=` for argparse that keeps the reader's own words of refusal."""
+
+    def read(text: str) -> T:
+        try:
+            return reader(text)
+        except ValueError as error:  # argparse would say "invalid … value" in its place
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 1, for `type=`."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def naturals(text: str) -> list[int]:
+    """Read whole numbers of at least 1 with commas between them, for `type=`."""
+    try:
+        return [natural(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be whole numbers of at least 1 with commas, such as 10,20"
+        ) from None

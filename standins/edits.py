@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.commands import Parser
+from eval.commands import Parser, natural, one_line_errors
 from latent_diffusion import CoupledEditDDIM, EditWordSwapDDIM, StableDiffusion, get_solver
 from samplers import sample
 from standins import scenes
 from standins.checker import Checker
-from standins.command import natural, one_line_errors
 from standins.measures import to_uint8
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from eval import models, reference
-from eval.commands import Parser
+from eval.commands import Parser, natural, one_line_errors
 from eval.extractor import Extractor, extractor_for
 from eval.folder import code_digest
 from eval.images import to_uint8, write_atomic
@@ -32,7 +32,6 @@ from samplers import available, compile_plan
 from samplers.errors import choose
 from standins import scenes
 from standins.checker import Checker
-from standins.command import natural, one_line_errors
 from standins.curve import plot
 from standins.degrade import load_vae
 from standins.measures import Share, samples_keep, scorer_picks, vae_keeps

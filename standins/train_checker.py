@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from eval.commands import one_line_errors
 from standins import scenes
 from standins.card import write_card
 from standins.checker import CELL, FOLDER, Checker, Network, split_cells
-from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae, round_trip
 from standins.measures import reading, to_uint8
 from standins.training import (

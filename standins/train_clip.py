@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
+from eval.commands import one_line_errors
 from standins import scenes, tokenizer
 from standins.card import write_card
-from standins.command import one_line_errors
 from standins.degrade import degrade, load_vae
 from standins.negatives import hard_negatives
 from standins.train_checker import loss_of, targets

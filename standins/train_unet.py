@@ -34,11 +34,21 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
+from eval.commands import one_line_errors
 from standins import scenes
 from standins import tokenizer as words
 from standins.card import write_card
 from standins.families import BETAS, FAMILIES
-from standins.training import Ema, Log, save_atomic, set_rate, to_tensor, warmup_cosine
+from standins.training import (
+    Ema,
+    Log,
+    load_checkpoint,
+    save_atomic,
+    set_rate,
+    settings_of,
+    to_tensor,
+    warmup_cosine,
+)
 from standins.views import WHOLE, enlarged, random_view
 
 SCHEDULE = DDIMScheduler(**BETAS)  # for its tables alone: every family has this one
@@ -138,8 +148,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01)
     ema, step, checkpoint = Ema(model, args.ema), 0, args.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device)
+    state = load_checkpoint(checkpoint, args)
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
@@ -187,7 +197,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
             log(step, lambda mse=loss: (mse.item(), *health(model, held_out)))
             if time.monotonic() - saved > 150 or step == args.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                save_atomic({**state, "ema": ema.shadow, "step": step}, checkpoint)
+                state |= {"ema": ema.shadow, "step": step, "settings": settings_of(args)}
+                save_atomic(state, checkpoint)
                 saved = time.monotonic()
     if args.workers > 1:
         dist.destroy_process_group()
@@ -222,6 +233,7 @@ def use_old_names(weights: Path) -> None:
     save_file(named, weights, metadata={"format": "pt"})
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -246,6 +258,7 @@ def main() -> None:
         export(args, args.export)
         return
     args.out.mkdir(parents=True, exist_ok=True)
+    load_checkpoint(args.out / "checkpoint.pt", args)  # or a refusal, before settings.json changes
     words.build(args.out / "tokenizer")
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     (args.out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")

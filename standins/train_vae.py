@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from standins.command import one_line_errors
+from eval.commands import one_line_errors
 from standins.training import (
     Log,
     fresh_batch,

@@ -38,7 +38,7 @@ def save_atomic(state: dict, path: Path) -> None:
     os.replace(temporary, path)
 
 
-PLACES = ("out", "work", "device")  # arguments that say where, not what
+PLACES = ("out", "work", "device", "export", "workers")  # arguments that say where, not what
 
 
 def settings_of(args: argparse.Namespace) -> dict:
