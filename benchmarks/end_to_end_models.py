@@ -26,7 +26,7 @@ from benchmarks.sizes import TOKENS, UNETS, VAE
 from latent_diffusion import StableDiffusion
 from latent_sdxl import SDXL
 from pipelines.latent_model import LatentModel
-from pipelines.loading import _DTYPE
+from pipelines.loading import PRECISION
 from pipelines.network import Conditioned
 from samplers import compile_plan, generators, standard_normal
 
@@ -122,7 +122,7 @@ def load(size: str, device: torch.device, dtype: torch.dtype) -> tuple[LatentMod
         model = SDXL(*options, dtype=dtype, device=device)
     else:
         model = StableDiffusion(*options, device=device, pipe_dtype=dtype)
-    precision = {_DTYPE: dtype}  # under another name older diffusers would ignore it
+    precision = {PRECISION: dtype}  # under another name older diffusers would ignore it
     pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **precision).to(device)
     return model, stock(pipe, lambda prompts: {"prompt": list(prompts)})
 

@@ -31,7 +31,7 @@ KINDS: dict[str, type[DiffusionPipeline]] = {
 _WITHOUT = {"sd": {"safety_checker": None, "requires_safety_checker": False}, "sdxl": {}}
 
 # diffusers takes the new name since 0.40 and warns about the old one; before, it ignores the new
-_DTYPE = (
+PRECISION = (
     "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40) else "torch_dtype"
 )
 
@@ -88,7 +88,7 @@ def load_pipeline(
         for variant in _variants(key, dtype):
             try:
                 pipe = KINDS[kind].from_pretrained(
-                    key, variant=variant, **_WITHOUT[kind], **components, **{_DTYPE: dtype}
+                    key, variant=variant, **_WITHOUT[kind], **components, **{PRECISION: dtype}
                 )
             except (OSError, ValueError) as error:
                 reasons.append(f"{key}: {_first_line(error)}")
@@ -111,7 +111,7 @@ def load_distilled(
         return load_pipeline(str(path), dtype, "sdxl", **components)[0]
     if path.is_dir():
         _require_sdxl_unet(path)
-        unet = UNet2DConditionModel.from_pretrained(path, **{_DTYPE: dtype})
+        unet = UNet2DConditionModel.from_pretrained(path, **{PRECISION: dtype})
         return load_pipeline(base_key, dtype, "sdxl", unet=unet, **components)[0]
     if not path.is_file():
         raise OSError(
@@ -125,7 +125,7 @@ def load_distilled(
     if any(name.startswith("model.diffusion_model.") for name in weights):
         _no_bars()
         return StableDiffusionXLPipeline.from_single_file(
-            str(path), config=base_key, **components, **{_DTYPE: dtype}
+            str(path), config=base_key, **components, **{PRECISION: dtype}
         )
     pipe = load_pipeline(base_key, dtype, "sdxl", **components)[0]
     expected = pipe.unet.state_dict()
@@ -158,7 +158,7 @@ def load_vae(key: str, dtype: torch.dtype) -> AutoencoderKL:
     """Load a VAE of its own id or folder; raises OSError in one line."""
     _no_bars()
     try:
-        return AutoencoderKL.from_pretrained(key, **{_DTYPE: dtype})
+        return AutoencoderKL.from_pretrained(key, **{PRECISION: dtype})
     except (OSError, ValueError) as error:
         raise OSError(_not_found([f"{key}: {_first_line(error)}"], key, "VAE")) from None
 

@@ -22,16 +22,7 @@ from standins.card import write_card
 from standins.checker import CELL, FOLDER, Checker, Network, split_cells
 from standins.degrade import degrade, load_vae, round_trip
 from standins.measures import reading, to_uint8
-from standins.training import (
-    Ema,
-    Log,
-    load_checkpoint,
-    save_atomic,
-    set_rate,
-    settings_of,
-    to_tensor,
-    warmup_cosine,
-)
+from standins.training import Checkpoint, Ema, Log, set_rate, to_tensor, warmup_cosine
 
 SPREAD = 0.7  # cells; a centre's target is exp(-d²/2s²), so its four nearest cells all fire
 SHAPE_INDEX = {name: k for k, name in enumerate(scenes.SHAPES)}
@@ -104,8 +95,8 @@ def main() -> None:
     ema = Ema(network, decay=0.995)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.99))
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint, step = args.work / "checkpoint.pt", 0
-    state = load_checkpoint(checkpoint, args)
+    checkpoint, step = Checkpoint(args.work / "checkpoint.pt", args), 0
+    state = checkpoint.load()
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -143,8 +134,8 @@ def main() -> None:
         log(step, lambda x=loss: validate(x))
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"ema": ema.shadow, "step": step, "settings": settings_of(args)}
-            save_atomic(state, checkpoint)
+            state |= {"ema": ema.shadow, "step": step}
+            checkpoint.save(state)
             saved = time.monotonic()
     half = {k: v.half() if v.is_floating_point() else v for k, v in ema.shadow.items()}
     save_file({k: v.cpu().contiguous() for k, v in half.items()}, args.out / "checker.safetensors")

@@ -29,16 +29,7 @@ from standins.card import write_card
 from standins.degrade import degrade, load_vae
 from standins.negatives import hard_negatives
 from standins.train_checker import loss_of, targets
-from standins.training import (
-    Ema,
-    Log,
-    load_checkpoint,
-    save_atomic,
-    set_rate,
-    settings_of,
-    to_tensor,
-    warmup_cosine,
-)
+from standins.training import Checkpoint, Ema, Log, set_rate, to_tensor, warmup_cosine
 
 NEGATIVES = 3  # per picture
 # A small ResNet: 2.5 times fewer steps to the same retrieval than a 4-layer ViT with 8 px patches.
@@ -157,8 +148,8 @@ def main() -> None:
     trained = [*model.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98))
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint, step = args.work / "checkpoint.pt", 0
-    state = load_checkpoint(checkpoint, args)
+    checkpoint, step = Checkpoint(args.work / "checkpoint.pt", args), 0
+    state = checkpoint.load()
     if state is not None:
         model.load_state_dict(state["model"])
         reader.load_state_dict(state["reader"])
@@ -199,7 +190,7 @@ def main() -> None:
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"model": model.state_dict(), "reader": reader.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "ema": ema.shadow, "step": step}
-            save_atomic(state | {"settings": settings_of(args)}, checkpoint)
+            checkpoint.save(state)
             saved = time.monotonic()
     finish(model, ema.shadow, len(words), args.out)
     write_card(

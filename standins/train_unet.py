@@ -39,16 +39,7 @@ from standins import scenes
 from standins import tokenizer as words
 from standins.card import write_card
 from standins.families import BETAS, FAMILIES
-from standins.training import (
-    Ema,
-    Log,
-    load_checkpoint,
-    save_atomic,
-    set_rate,
-    settings_of,
-    to_tensor,
-    warmup_cosine,
-)
+from standins.training import Checkpoint, Ema, Log, set_rate, to_tensor, warmup_cosine
 from standins.views import WHOLE, enlarged, random_view
 
 SCHEDULE = DDIMScheduler(**BETAS)  # for its tables alone: every family has this one
@@ -147,8 +138,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
     model = FAMILIES[args.family](tokens).to(args.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    ema, step, checkpoint = Ema(model, args.ema), 0, args.out / "checkpoint.pt"
-    state = load_checkpoint(checkpoint, args)
+    ema, step, checkpoint = Ema(model, args.ema), 0, Checkpoint(args.out / "checkpoint.pt", args)
+    state = checkpoint.load()
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -197,8 +188,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
             log(step, lambda mse=loss: (mse.item(), *health(model, held_out)))
             if time.monotonic() - saved > 150 or step == args.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                state |= {"ema": ema.shadow, "step": step, "settings": settings_of(args)}
-                save_atomic(state, checkpoint)
+                state |= {"ema": ema.shadow, "step": step}
+                checkpoint.save(state)
                 saved = time.monotonic()
     if args.workers > 1:
         dist.destroy_process_group()
@@ -258,7 +249,9 @@ def main() -> None:
         export(args, args.export)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    load_checkpoint(args.out / "checkpoint.pt", args)  # or a refusal, before settings.json changes
+    Checkpoint(
+        args.out / "checkpoint.pt", args
+    ).load()  # or a refusal, before settings.json changes
     words.build(args.out / "tokenizer")
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     (args.out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")

@@ -17,15 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from eval.commands import one_line_errors
-from standins.training import (
-    Log,
-    fresh_batch,
-    load_checkpoint,
-    save_atomic,
-    set_rate,
-    settings_of,
-    warmup_cosine,
-)
+from standins.training import Checkpoint, Log, fresh_batch, set_rate, warmup_cosine
 
 
 def new_vae() -> AutoencoderKL:
@@ -77,8 +69,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     vae = new_vae().to(args.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99))
-    checkpoint, step = args.out / "checkpoint.pt", 0
-    state = load_checkpoint(checkpoint, args)
+    checkpoint, step = Checkpoint(args.out / "checkpoint.pt", args), 0
+    state = checkpoint.load()
     if state is not None:
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
@@ -102,7 +94,7 @@ def main() -> None:
         log(step, lambda loss=mse: (loss.item(), round_trip_psnr(vae, held_out)))
         if time.monotonic() - saved > 120 or step == args.steps:
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            save_atomic(state | {"settings": settings_of(args)}, checkpoint)
+            checkpoint.save(state)
             saved = time.monotonic()
     finish(vae, args.out / "vae", args.device)
 

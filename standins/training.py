@@ -47,26 +47,34 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {n: str(v.resolve()) if isinstance(v, Path) else v for n, v in given.items()}
 
 
-def load_checkpoint(path: Path, args: argparse.Namespace) -> dict | None:
-    """Return the state to resume from, None when there is none.
+class Checkpoint:
+    """The state of a training on disk, with the settings that made it."""
 
-    Raises ValueError when other arguments made it: a card would state what made nothing. More steps
-    may be asked for. Checkpoints of earlier versions do not say, and are taken.
-    """
-    if not path.exists():
-        return None
-    state = torch.load(path, map_location=args.device)
-    now = settings_of(args)
-    for name, before in state.get("settings", {}).items():
-        wanted = now.get(name)
-        if wanted == before or (name == "steps" and wanted > before):
-            continue
-        option = f"--{name.replace('_', '-')}"
-        raise ValueError(
-            f"{path} was made with {option} {before}, not {wanted}; give {before} to resume it, "
-            "or delete it to start anew"
-        )
-    return state
+    def __init__(self, path: Path, args: argparse.Namespace):
+        self.path, self._device, self._settings = path, args.device, settings_of(args)
+
+    def load(self) -> dict | None:
+        """Return the state to resume from, None when there is none.
+
+        Raises ValueError when other arguments made it: a card would state what made nothing. More
+        steps may be asked for. Checkpoints of earlier versions do not say, and are taken.
+        """
+        if not self.path.exists():
+            return None
+        state = torch.load(self.path, map_location=self._device)
+        for name, before in state.get("settings", {}).items():
+            wanted = self._settings.get(name)
+            if wanted == before or (name == "steps" and wanted > before):
+                continue
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{self.path} was made with {option} {before}, not {wanted}; give {before} to "
+                "resume it, or delete it to start anew"
+            )
+        return state
+
+    def save(self, state: dict) -> None:
+        save_atomic(state | {"settings": self._settings}, self.path)
 
 
 class Log:

@@ -56,7 +56,7 @@ def test_the_stock_pipeline_decodes_in_the_precision_that_was_asked_for():
 
 def test_older_diffusers_is_told_the_precision_by_its_own_keyword(monkeypatch):
     load = Mock()
-    monkeypatch.setattr(end_to_end_models, "_DTYPE", "torch_dtype")
+    monkeypatch.setattr(end_to_end_models, "PRECISION", "torch_dtype")
     monkeypatch.setattr(end_to_end_models.DiffusionPipeline, "from_pretrained", load)
     for name in ("StableDiffusion", "stock"):
         monkeypatch.setattr(end_to_end_models, name, Mock())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from standins import evaluate, make_prompts, train_checker
-from standins.training import load_checkpoint, save_atomic, settings_of
+from standins.training import Checkpoint, save_atomic, settings_of
 
 
 def run(monkeypatch, script, *words: str) -> None:
@@ -79,10 +79,10 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
 def test_more_steps_are_taken_and_checkpoints_that_do_not_say(tmp_path):
     file, asked = tmp_path / "checkpoint.pt", Namespace(steps=5, rate=0.1, device="cpu", work="a")
     assert settings_of(asked) == {"steps": 5, "rate": 0.1}
-    assert load_checkpoint(file, asked) is None
+    assert Checkpoint(file, asked).load() is None
     for settings in ({}, {"settings": {"steps": 4, "rate": 0.1}}):
         save_atomic({"step": 2, **settings}, file)
-        assert load_checkpoint(file, asked)["step"] == 2
+        assert Checkpoint(file, asked).load()["step"] == 2
 
 
 @pytest.mark.parametrize("name", ["vae", "clip"])
