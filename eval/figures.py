@@ -7,6 +7,7 @@ legend is the page's).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,7 @@ from eval.svg import INK
 FOCUS_COLOUR = "#D55E00"
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", INK, "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX"  # one more than colours, so that pairs of both repeat after 42
+KNOWN = ("ddim", "dpm2m", "dpm2s", "dpm3m_sde", "euler", "unipc")  # look the same in every plot
 DPI = 150
 COLLAPSED = 4.0  # times the lowest FID of a run: points beyond are left out of the frame
 CAPTION = "numbers: guidance strength ω; whiskers: 95 %; × a point with invalid images"
@@ -27,14 +29,20 @@ FONT = 8.5  # points; a panel is as wide as a phone, so that this stays legible 
 
 
 def styles(arms: Sequence[str], focus: str) -> dict[str, dict]:
-    """Return line styles: a CFG arm and its CFG++ form share a colour; CFG++ is dashed, hollow."""
-    families = list(dict.fromkeys(a.replace("_cfg++", "") for a in arms if a != focus))
+    """Return line styles: a CFG arm and its CFG++ form share a colour; CFG++ is dashed, hollow.
+
+    Arms that are not `KNOWN` take, in their order, the looks that no known one of `arms` has.
+    """
+    families = dict.fromkeys(a.replace("_cfg++", "") for a in arms if a != focus)
+    known = {name: place for place, name in enumerate(KNOWN) if name in families}
+    free = (place for place in count() if place not in known.values())
+    looks = {name: known[name] if name in known else next(free) for name in families}
     found: dict[str, dict] = {}
     for place, arm in enumerate(arms):
         if arm == focus:
             style = {"color": FOCUS_COLOUR, "lw": 2.4, "marker": "*", "ms": 10, "zorder": 5}
         else:
-            family = families.index(arm.replace("_cfg++", ""))
+            family = looks[arm.replace("_cfg++", "")]
             style = {"color": COLOURS[family % len(COLOURS)], "lw": 1.2, "ms": 4.5}
             style["marker"] = MARKERS[family % len(MARKERS)]
             if "cfg++" in arm:

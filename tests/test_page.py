@@ -10,6 +10,7 @@ from synthetic_run import extractor, make_reference, make_run
 
 from eval import report, score
 from eval.__main__ import main
+from eval.figures import KNOWN, styles
 from eval.page import BEGIN, END, page
 
 
@@ -93,3 +94,13 @@ def test_what_cannot_be_published_is_said_in_one_line(
 def test_a_run_without_results_is_said_in_one_line(tmp_path, capsys):
     assert main(["page", str(tmp_path / "none")]) == 2
     assert "none is not there; give results.json" in capsys.readouterr().err
+
+
+def test_a_known_arm_looks_the_same_beside_any_others():
+    few = styles(["exp2m_cfg++", "dpm3m_sde"], "exp2m_cfg++")
+    many = styles(["mine", *KNOWN[:-1], "dpm3m_sde_cfg++", "exp2m_cfg++", "yours"], "exp2m_cfg++")
+    for arm, others in (("dpm3m_sde", many), ("exp2m_cfg++", many)):
+        assert all(few[arm][part] == others[arm][part] for part in ("color", "marker", "lw"))
+    assert many["dpm3m_sde_cfg++"]["color"] == many["dpm3m_sde"]["color"]
+    drawn = [(many[arm]["color"], many[arm]["marker"]) for arm in many if "_cfg++" not in arm]
+    assert len(set(drawn)) == len(drawn) == len(KNOWN) + 1
