@@ -12,18 +12,18 @@ code is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Dict, Optional  # noqa: UP035 (names that the benchmark region may use)
 
 import torch
 from tqdm import tqdm
 
 from pipelines.coupled_edit import CoupledEdit, doubled
-from pipelines.latent_model import texts_of
+from pipelines.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
+from pipelines.latent_model import each, texts_of
+from pipelines.network import Conditioned
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion import StableDiffusion
 from samplers import Plan, available
-from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
 
 __all__ = [
     "BaseDDIM",
@@ -88,8 +88,7 @@ class BaseDDIM(StableDiffusion):
         callback_fn: Callable | None,
     ) -> torch.Tensor:
         """Run a plan from a first latent to images."""
-        model = partial(self.predict_noise, uc=uc, c=c)
-        z0 = self.run(plan, zt, model, callback_fn)
+        z0 = self.run(plan, zt, Conditioned(self.predict_noise, uc, c), callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 
@@ -153,19 +152,21 @@ class EditWordSwapDDIM(BaseDDIM):
         cfg_guidance: float = 7.5,
         prompt: Sequence[str | Sequence[str]] = ("", "", ""),
         callback_fn: Callable | None = None,
-        **_: Any,
+        seeds: int | Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Return images (N, 3, H, W) in [0, 1] on the CPU.
 
         src_img       images (N, 3, H, W) in [−1, 1]
         prompt        [null prompt, source, target]; each may be a list, one per image
         cfg_guidance, callback_fn  as for `BaseDDIM.sample`, for inversion and sampling alike
-        Nothing is random: seeds are accepted and have no effect.
+        seeds         accepted without effect: nothing is random
         """
-        null, source, target = texts_of(prompt, "null prompt", "source", "target")
+        z0 = self.encoded(src_img, "an edit changes")
+        prompt = texts_of(prompt, "null prompt", "source", "target")
+        null, source, target = each(prompt, len(z0))
         uc, c = self.get_text_embed(null_prompt=null, prompt=source)
         _, changed = self.get_text_embed(null_prompt=null, prompt=target)
-        zt = self.initialize_latent("ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance)
+        zt = self.inversion(z0, uc, c, cfg_guidance)
         plan = self.plan(self.sampler, cfg_guidance)
         return self._sampled(plan, zt, uc, changed, callback_fn)
 
@@ -182,7 +183,6 @@ class CoupledEditDDIM(CoupledEdit, BaseDDIM):
         prompt: Sequence[str | Sequence[str]] = ("", "", ""),
         callback_fn: Callable | None = None,
         seeds: int | Sequence[int] | None = None,
-        **_: Any,
     ) -> torch.Tensor:
         """Return images as `EditWordSwapDDIM.sample` does, for the same arguments.
 
@@ -190,7 +190,7 @@ class CoupledEditDDIM(CoupledEdit, BaseDDIM):
         """
         z0 = self.encoded(src_img, "coupled_edit edits")
         uc, c = self.get_text_embed(*doubled(prompt, len(z0)))
-        model = partial(self.predict_noise, uc=uc, c=c)
+        model = Conditioned(self.predict_noise, uc, c)
         plan = self.plan(self.sampler, cfg_guidance)
         z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
@@ -213,7 +213,7 @@ class InversionDDIM(EditWordSwapDDIM):
         cfg_guidance: float = 7.5,
         prompt: Sequence[str | Sequence[str]] = ("", ""),
         callback_fn: Callable | None = None,
-        **_: Any,
+        seeds: int | Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Return images as `EditWordSwapDDIM.sample` does; prompt is [null prompt, prompt]."""
         null, source = texts_of(prompt[:2], "null prompt", "prompt")

@@ -19,8 +19,9 @@ import torch
 from tqdm import tqdm
 
 from pipelines.coupled_edit import CoupledEdit, doubled
-from pipelines.latent_model import texts_of
+from pipelines.latent_model import each, texts_of
 from pipelines.lightning import SDXLLightning
+from pipelines.network import Conditioned
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion_xl import SDXL
 from samplers import available
@@ -71,8 +72,8 @@ class BaseDDIM(SDXL):
         size = (1, 4, *(n // self.vae_scale_factor for n in shape))
         zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance, grid=self.grid)
-        model = partial(self.predict_noise, uc=uc, c=c, added_cond_kwargs=add_cond_kwargs)
-        return self.run(plan, zt, model, callback_fn)
+        predict = partial(self.predict_noise, added_cond_kwargs=add_cond_kwargs)
+        return self.run(plan, zt, Conditioned(predict, uc, c), callback_fn)
 
 
 # >>> benchmark region
@@ -153,17 +154,18 @@ class EditWordSwapDDIM(BaseDDIM):
         seeds             accepted without effect: nothing is random
         sizes             the size conditioning of `SDXL.sample`; by default the image's own size
         """
-        for name, prompt in (("prompt1", prompt1), ("prompt2", prompt2 or prompt1)):
-            texts_of(prompt, "null prompt", "source", "target", argument=name)
+        z0 = self.encoded(src_img, "an edit changes")
         sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
+        words = [
+            each(texts_of(prompt, "null prompt", "source", "target", argument=name), len(z0))
+            for name, prompt in (("prompt1", prompt1), ("prompt2", prompt2 or prompt1))
+        ]
         (uc, c, added), (_, changed, added_changed) = (
-            self.conditions([prompt1[0], prompt1[k]], prompt2 and [prompt2[0], prompt2[k]], **sizes)
-            for k in (1, 2)
+            self.conditions(*([null, texts[k]] for null, *texts in words), **sizes) for k in (0, 1)
         )
-        zt = self.initialize_latent(
-            "ddim", src_img, uc=uc, c=c, cfg_guidance=cfg_guidance, add_cond_kwargs=added
-        )
-        model = partial(self.predict_noise, uc=uc, c=changed, added_cond_kwargs=added_changed)
+        zt = self.inversion(z0, uc, c, cfg_guidance, added)
+        predict = partial(self.predict_noise, added_cond_kwargs=added_changed)
+        model = Conditioned(predict, uc, changed)
         z0 = self.run(self.plan(self.sampler, cfg_guidance), zt, model, callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
@@ -198,7 +200,7 @@ class CoupledEditDDIM(CoupledEdit, BaseDDIM):
         sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
         words = [prompt and doubled(prompt, len(z0)) for prompt in (prompt1, prompt2)]
         uc, c, added = self.conditions(*words, **sizes)
-        model = partial(self.predict_noise, uc=uc, c=c, added_cond_kwargs=added)
+        model = Conditioned(partial(self.predict_noise, added_cond_kwargs=added), uc, c)
         plan = self.plan(self.sampler, cfg_guidance)
         z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()

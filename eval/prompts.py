@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
-
-from samplers.noise import seed_of
 
 MAX_SEED = 2**63 - 1  # torch generators take signed 64-bit seeds
 
@@ -62,7 +61,7 @@ def parse_seeds(text: str) -> list[int]:
         if last - first >= 1_000_000:
             raise ValueError(f"seeds {text!r}: more than a million seeds; give a shorter range")
         seeds += range(first, last + 1)
-    repeated = next((s for i, s in enumerate(seeds) if s in set(seeds[:i])), None)
+    repeated = next((seed for seed, times in Counter(seeds).items() if times > 1), None)
     if repeated is not None:
         raise ValueError(f"seeds {text!r}: {repeated} occurs twice; each seed may occur once")
     return seeds
@@ -74,4 +73,6 @@ def noise_seed(prompt: str, seed: int) -> int:
     If the run's seed alone decided, all prompts of a seed would start from one latent, and an
     interval over prompts would not see how much that one draw matters (docs/evaluation.md).
     """
+    from samplers.noise import seed_of  # here: it imports torch, which would slow every --help
+
     return seed_of(f"{seed}\n{prompt}".encode())

@@ -22,11 +22,12 @@ import torch
 from tqdm import tqdm
 
 import samplers
+from pipelines.first_latent import SIGMAS, kdiffusion_scale
+from pipelines.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
 from samplers import generators, standard_normal
 from samplers.dropin.checkout import Target, find_files, read_target
 from samplers.dropin.regions import CLASS, FILES
 from samplers.guidance import mean_bell
-from samplers.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
 from samplers.noise import seed_of
 
 UNITS = ("lambda", "omega")
@@ -127,14 +128,13 @@ class Region:
                 self.__dict__.update(sd.__dict__)
 
             def initialize_latent(self, method: str = "random", src_img=None, **kwargs: Any):
-                factor = 1.0
                 if method == "random_kdiffusion":
-                    factor = (1 + float(kwargs.get("sigmas", [14.6146])[0]) ** 2) ** 0.5
-                elif method != "random":
+                    return z_T * kdiffusion_scale(kwargs.get("sigmas", SIGMAS))
+                if method != "random":
                     raise ValueError(
                         f"initialize_latent({method!r}) needs an image; an arm has none"
                     )
-                return z_T.clone() * factor
+                return z_T.clone()
 
             def decode(self, zt: torch.Tensor) -> torch.Tensor:
                 decoded.append(zt.detach().float().cpu())

@@ -23,9 +23,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from pipelines.latent_model import LatentModel, listed, texts_of
+from pipelines.latent_model import LatentModel, each, texts_of
+from pipelines.network import Conditioned
 from samplers import Plan, generators, standard_normal
-from samplers.loop import Model
 from samplers.schedule import alpha_of
 
 REGION = 0.2  # of the largest disagreement: above it a cell belongs to what changes
@@ -39,18 +39,19 @@ class CoupledEdit(LatentModel):
         self,
         plan: Plan,
         z0: torch.Tensor,
-        model: Model,
+        model: Conditioned,
         seeds: Sequence[int | None],
         callback_fn: Callable | None = None,
     ) -> torch.Tensor:
         """Return the edited latents (N, 4, h, w) of given ones, z0.
 
-        model        (z, t) → (ε_uncond, ε_cond) of 2·N rows: sources, then targets
+        model        of 2·N prompts: sources, then targets
         seeds        one per image, for the noise n; None draws one from torch's global generator
         callback_fn  as for `run`; it sees the edits alone
 
         Each of the plan's evaluations has 2·N guided rows, so that NFE of them cost what NFE steps
-        of inversion and NFE of sampling do; finding the region takes `LOOKS` more.
+        of inversion and NFE of sampling do; finding the region takes `LOOKS` more, of the prompts
+        alone.
         """
         z0 = z0.float()
         drawn = [torch.randint(2**62, ()).item() if seed is None else seed for seed in seeds]
@@ -65,7 +66,7 @@ class CoupledEdit(LatentModel):
             edits = {"z0t": z0, "zt": given}
             edits = {k: v + region * _gained(seen[k]) for k, v in edits.items()}
             if callback_fn is not None:
-                edits = callback_fn(step, t, {**edits, "decode": self.decode})
+                edits = callback_fn(step, t, {**edits, "decode": self.decode}) or edits
             last = step == plan.nfe - 1
             state = torch.cat([given, edits["z0t" if last and callback_fn else "zt"]])
             return {"zt": state, "z0t": state}  # `run` takes the last z0t for the result
@@ -78,7 +79,7 @@ class CoupledEdit(LatentModel):
         return out[len(z0) :]
 
     def changing(
-        self, z0: torch.Tensor, model: Model, noised: Callable[[float], torch.Tensor]
+        self, z0: torch.Tensor, model: Conditioned, noised: Callable[[float], torch.Tensor]
     ) -> torch.Tensor:
         """Return 1 where the prompts disagree about z0 and 0 elsewhere, (N, 1, h, w).
 
@@ -89,7 +90,7 @@ class CoupledEdit(LatentModel):
         t, sigma = torch.tensor(half, device=z0.device), self.schedule.sigma(half)
         apart = torch.zeros_like(z0[:, :1])
         for _ in range(LOOKS):
-            _, cond = model(noised(sigma).repeat(2, 1, 1, 1), t)
+            cond = model.cond_row(noised(sigma).repeat(2, 1, 1, 1), t)
             apart += _gained(cond.float()).abs().mean(1, keepdim=True)
         return (apart > REGION * apart.amax((1, 2, 3), keepdim=True)).float()
 
@@ -122,16 +123,7 @@ def shared_attention(unet: nn.Module, count: int) -> Iterator[None]:
             hook.remove()
 
 
-def each(texts: str | Sequence[str], count: int) -> list[str]:
-    """Return one text per image, from one for all or a list; ValueError where they do not fit."""
-    given = listed(texts)
-    if len(given) not in (1, count):
-        raise ValueError(f"{len(given)} prompts for {count} images; pass one for all or one each")
-    return given * (count // len(given))
-
-
 def doubled(prompt: Sequence[str | Sequence[str]], count: int) -> list[list[str]]:
     """Turn [null, source, target] into [null prompts, prompts] of 2·count rows: sources first."""
-    prompt = texts_of(prompt, "null prompt", "source", "target")
-    null, source, target = (each(texts, count) for texts in prompt)
+    null, source, target = each(texts_of(prompt, "null prompt", "source", "target"), count)
     return [null + null, source + target]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
 
+from pipelines.network import Conditioned
 from samplers import (
     NoiseSchedule,
     Plan,
@@ -18,6 +20,8 @@ from samplers import (
 )
 from samplers.errors import choose, finite
 from samplers.registry import find
+
+SIGMAS = (14.6146,)  # what CFGpp takes for the first noise level where a caller gives none
 
 
 class FirstLatent:
@@ -55,10 +59,9 @@ class FirstLatent:
 
         As many evaluations as sampling makes. `add_cond_kwargs` is SDXL's.
         """
-        context = (uc, c) if add_cond_kwargs is None else (uc, c, add_cond_kwargs)
-        plan = self.plan(self.inverse, cfg_guidance)
-        z0 = z0.to(self.device)
-        return self.run(plan, z0, lambda z, t: self.predict_noise(z, t, *context))
+        added = {} if add_cond_kwargs is None else {"added_cond_kwargs": add_cond_kwargs}
+        model = Conditioned(partial(self.predict_noise, **added), uc, c)
+        return self.run(self.plan(self.inverse, cfg_guidance), z0.to(self.device), model)
 
     def initialize_latent(
         self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any
@@ -121,10 +124,8 @@ class FirstLatent:
         cfg_guidance: float | None = None,
         **unknown: Any,
     ) -> torch.Tensor:
-        if unknown:  # a misspelt `seeds` would give other noise at every call, unnoticed
-            raise ValueError(
-                f"unknown argument {min(unknown)!r}; noise takes seeds, latent_dim or size, uc, c"
-            )
+        # a misspelt `seeds` would give other noise at every call, unnoticed
+        _refuse(unknown, "noise takes seeds, latent_dim or size, uc, c")
         seeds = self._seeds(seeds, uc, c)
         rows, *shape = latent_dim or size or (1, *self.latent_shape)
         shape = (len(seeds) if rows == 1 else rows, *shape)
@@ -132,8 +133,8 @@ class FirstLatent:
             return torch.randn(shape).to(self.device)
         return standard_normal(shape, generators(seeds), self.device)
 
-    def _kdiffusion_noise(self, sigmas: Sequence[float] = (14.6146,), **kw: Any) -> torch.Tensor:
-        return self._noise(**kw) * (1 + float(sigmas[0]) ** 2) ** 0.5
+    def _kdiffusion_noise(self, sigmas: Sequence[float] = SIGMAS, **kw: Any) -> torch.Tensor:
+        return self._noise(**kw) * kdiffusion_scale(sigmas)
 
     def _inverted(
         self,
@@ -142,8 +143,9 @@ class FirstLatent:
         c: torch.Tensor | None = None,
         cfg_guidance: float = 0.0,
         add_cond_kwargs: dict[str, torch.Tensor] | None = None,
-        **_: Any,
+        **unknown: Any,
     ) -> torch.Tensor:
+        _refuse(unknown, "an inversion takes uc, c, cfg_guidance, add_cond_kwargs")
         return self.inversion(z0, uc, c, cfg_guidance, add_cond_kwargs)
 
     def _inverted_with_prompt(self, z0: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -166,3 +168,13 @@ class FirstLatent:
                 f"{0 if c is None else len(c)} prompts; pass as many of each, or one"
             )
         return given * (max(counts) // len(given))
+
+
+def kdiffusion_scale(sigmas: Sequence[float] = SIGMAS) -> float:
+    """Return the factor √(1 + σ_0²) of "random_kdiffusion"."""
+    return (1 + float(sigmas[0]) ** 2) ** 0.5
+
+
+def _refuse(unknown: dict[str, Any], known: str) -> None:
+    if unknown:
+        raise ValueError(f"unknown argument {min(unknown)!r}; {known}")

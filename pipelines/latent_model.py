@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from tqdm import tqdm
 
 from pipelines.first_latent import FirstLatent
-from pipelines.kdiffusion_terms import KDiffusionTerms
+from pipelines.kdiffusion import KDiffusionTerms
 from pipelines.loading import default_device, default_dtype
 from pipelines.network import UNetCalls
 from samplers import (
@@ -92,7 +92,7 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
         """Return (z, t) → (ε_uncond, ε_cond) for these prompts, one per row of z.
 
-        It has methods `uncond` and `cond`, which evaluate one row alone.
+        It has methods `uncond_row` and `cond_row`, which evaluate one row alone.
         """
         raise NotImplementedError
 
@@ -235,6 +235,20 @@ def texts_of(prompt: Sequence[Any], *names: str, argument: str = "prompt") -> Se
             "per image"
         )
     return prompt
+
+
+def each(prompt: Sequence[Any], count: int) -> list[list[str]]:
+    """Return a prompt's entries as lists of one text per image, each from one for all or a list.
+
+    Raises ValueError where their number does not fit.
+    """
+    entries = [listed(texts) for texts in prompt]
+    for given in entries:
+        if len(given) not in (1, count):
+            raise ValueError(
+                f"{len(given)} prompts for {count} images; pass one for all or one each"
+            )
+    return [given * (count // len(given)) for given in entries]
 
 
 def _num_sampling(solver_config: Any) -> Any:

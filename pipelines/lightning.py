@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from pipelines.kdiffusion_terms import EpsilonPair
 from pipelines.latent_model import place
 from pipelines.loading import load_distilled
 from pipelines.stable_diffusion_xl import BASE, SDXL, other_vae
+from samplers.loop import Pair
 
 
 class SDXLLightning(SDXL):
@@ -47,7 +47,7 @@ class SDXLLightning(SDXL):
         uc: torch.Tensor | None,
         c: torch.Tensor | None,
         added_cond_kwargs: dict[str, torch.Tensor],
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Return the conditional prediction twice; see `SDXL.predict_noise`."""
         return super().predict_noise(zt, t, None if c is not None else uc, c, added_cond_kwargs)
 

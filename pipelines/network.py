@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.kdiffusion_terms import EpsilonPair
+from samplers.loop import Pair
 
 Added = dict[str, torch.Tensor]  # SDXL's pooled embeddings and time ids
 
@@ -26,7 +26,7 @@ class UNetCalls:
     dtype: torch.dtype
     evaluations: int
     unet_rows: int
-    _epsilon: Callable[..., EpsilonPair]
+    _epsilon: Callable[..., Pair]
     _graphs = _compiled = False
 
     def compile_unet(self) -> None:
@@ -55,7 +55,7 @@ class UNetCalls:
         uc: torch.Tensor | None,
         c: torch.Tensor | None,
         added: Added | None = None,
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Evaluate the network once on the rows that are there; v-predictions are converted."""
         rows = [e.expand(zt.shape[0], -1, -1) for e in (uc, c) if e is not None]
         if not rows:
@@ -66,7 +66,7 @@ class UNetCalls:
 
     def _network(
         self, z: torch.Tensor, t: torch.Tensor, rows: list[torch.Tensor], added: Added | None
-    ) -> EpsilonPair:
+    ) -> Pair:
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()
         # without gradients, views and versions need no bookkeeping: 6 % of a one-image call on CPU
@@ -78,9 +78,8 @@ class UNetCalls:
                 added_cond_kwargs=added,
                 return_dict=False,
             )[0]
-        if self._graphs:
-            out = out.clone()  # the graph's own output is overwritten by the next call
-        parts = out.chunk(len(rows))
+        # a graph overwrites its output at the next call, and callers may write into theirs
+        parts = out.clone().chunk(len(rows))
         return parts[0], parts[-1]
 
 
@@ -89,17 +88,18 @@ class Conditioned:
     """A network with its embeddings, as `samplers.loop` calls it: both rows, or one alone.
 
     predict  (z, t, uc, c) → (ε_uncond, ε_cond), where None leaves a row out
+    uc, c    embeddings; where one is None the other stands for both
     """
 
-    predict: Callable[..., EpsilonPair]
-    uc: torch.Tensor
-    c: torch.Tensor
+    predict: Callable[..., Pair]
+    uc: torch.Tensor | None
+    c: torch.Tensor | None
 
-    def __call__(self, z: torch.Tensor, t: torch.Tensor) -> EpsilonPair:
+    def __call__(self, z: torch.Tensor, t: torch.Tensor) -> Pair:
         return self.predict(z, t, self.uc, self.c)
 
-    def uncond(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return self.predict(z, t, self.uc, None)[0]
+    def uncond_row(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.predict(z, t, self.uc, self.c if self.uc is None else None)[0]
 
-    def cond(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return self.predict(z, t, None, self.c)[1]
+    def cond_row(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.predict(z, t, self.uc if self.c is None else None, self.c)[1]

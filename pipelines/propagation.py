@@ -204,4 +204,4 @@ def same_rows(network: Model, plan: Plan) -> Model:
     """
     if guided(plan):
         return lambda z, t: network(z, t)
-    return lambda z, t: (network.cond(z, t),) * 2
+    return lambda z, t: (network.cond_row(z, t),) * 2

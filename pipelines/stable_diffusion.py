@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from pipelines.kdiffusion_terms import EpsilonPair
 from pipelines.latent_model import LatentModel, listed, place, token_ids
 from pipelines.loading import load_pipeline
 from pipelines.network import Conditioned
 from pipelines.text_cache import TextCache
-from samplers.loop import Model
+from samplers.loop import Model, Pair
 
 
 class StableDiffusion(LatentModel):
@@ -60,7 +59,7 @@ class StableDiffusion(LatentModel):
         t: torch.Tensor,
         uc: torch.Tensor | None,
         c: torch.Tensor | None,
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Return (ε_uncond, ε_cond) for latents (B, 4, h, w) at one timestep, in one network call.
 
         uc, c  embeddings with B rows or one row for all; None evaluates the other alone and
@@ -76,7 +75,7 @@ class StableDiffusion(LatentModel):
         c: torch.Tensor,
         cfg_guidance: float,
         t: torch.Tensor,
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Return (guided, unconditional) clean estimates of a VE state at noise level σ."""
         noise = self.predict_noise(self.calculate_input(x, sigma), t, uc, c)
         return self._denoised(x, sigma, noise, cfg_guidance)

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from pipelines.kdiffusion_terms import EpsilonPair
 from pipelines.latent_model import LatentModel, listed, place, texts_of, token_ids
 from pipelines.loading import load_pipeline, load_vae
 from pipelines.network import Conditioned
 from pipelines.places import FP16_VAE
 from pipelines.text_cache import TextCache
-from samplers.loop import Model
+from samplers.loop import Model, Pair
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 Size = tuple[int, int]
@@ -127,7 +126,7 @@ class SDXL(LatentModel):
         uc: torch.Tensor | None,
         c: torch.Tensor | None,
         added_cond_kwargs: dict[str, torch.Tensor],
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Return (ε_uncond, ε_cond) for latents (B, 4, h, w) at one timestep, in one network call.
 
         uc, c              embeddings with B rows or one row for all; None evaluates the other
@@ -153,7 +152,7 @@ class SDXL(LatentModel):
         cfg_guidance: float,
         t: torch.Tensor,
         add_cond_kwargs: dict[str, torch.Tensor],
-    ) -> EpsilonPair:
+    ) -> Pair:
         """Return (guided, unconditional) clean estimates of a VE state at noise level σ."""
         noise = self.predict_noise(self.calculate_input(x, sigma), t, uc, c, add_cond_kwargs)
         return self._denoised(x, sigma, noise, cfg_guidance)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 
 from samplers.errors import choose
+from samplers.execute import Pair
 from samplers.schedule import NoiseSchedule
-
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def _from_v(z, out, alpha, sigma_vp):
@@ -29,7 +28,7 @@ def as_epsilon(
     """Return a model(z, t) → (ε_u, ε_c) from one that predicts ε, v or x0.
 
     Further arguments, such as embeddings, are handed on to the model, and so are calls of one row
-    alone where the model has methods `uncond` and `cond`.
+    alone where the model has methods `uncond_row` and `cond_row`.
 
     prediction_type  diffusers' names: "epsilon", "v_prediction", "sample"
 
@@ -69,7 +68,7 @@ def as_epsilon(
 
         return one
 
-    for name in ("uncond", "cond"):
+    for name in ("uncond_row", "cond_row"):
         if hasattr(model, name):
             setattr(wrapped, name, alone(getattr(model, name)))
     return wrapped

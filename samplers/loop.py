@@ -14,8 +14,8 @@ from samplers.plan import Plan
 from samplers.program import Stage
 
 # model(z, t) → (ε_uncond, ε_cond): z (B, C, H, W) in VP units, t a 0-dim float tensor. Where it has
-# methods uncond(z, t) and cond(z, t), each → one ε, the loop asks for a row alone where the other
-# has no weight in anything that follows.
+# methods uncond_row(z, t) and cond_row(z, t), each → one ε, the loop asks for a row alone where the
+# other has no weight in anything that follows.
 Model = Callable[[torch.Tensor, torch.Tensor], Pair]
 
 
@@ -74,9 +74,9 @@ def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> P
     """Ask the network for the rows that the stage needs; one alone is given as both."""
     row = None
     if not stage.uncond:
-        row = getattr(model, "cond", None)
+        row = getattr(model, "cond_row", None)
     elif not stage.cond:
-        row = getattr(model, "uncond", None)
+        row = getattr(model, "uncond_row", None)
     version = _version(z)
     given = (row(z, t),) * 2 if row else model(z, t)
     try:

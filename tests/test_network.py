@@ -30,7 +30,7 @@ def test_one_row_is_the_row_of_both(model):
     t = torch.tensor(300.0)
     with torch.no_grad():
         uncond, cond = network(z, t)
-        for alone, row in ((network.uncond(z, t), uncond), (network.cond(z, t), cond)):
+        for alone, row in ((network.uncond_row(z, t), uncond), (network.cond_row(z, t), cond)):
             torch.testing.assert_close(alone, row, atol=1e-4, rtol=1e-4)
     assert (uncond - cond).abs().max() > 1e-3
 

@@ -22,11 +22,11 @@ class Rows:
         self.asked.append("both")
         return torch.tanh(z), torch.sin(z)
 
-    def uncond(self, z, t):
+    def uncond_row(self, z, t):
         self.asked.append("uncond")
         return torch.tanh(z)
 
-    def cond(self, z, t):
+    def cond_row(self, z, t):
         self.asked.append("cond")
         return torch.sin(z)
 

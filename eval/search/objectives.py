@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from eval.extractor import Extractor
+from eval.extractor import Extractor, unit
 from eval.images import to_uint8
 from eval.metrics import Statistics, frechet_of
 from eval.models import Sampler
@@ -70,12 +70,9 @@ class Frechet:
             if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
                 return Measured(WORST, 0.0)
             pixels = to_uint8(images)
-            features.append(self.judge.fid_features(pixels))
-            image, text = (
-                x / np.linalg.norm(x, axis=1, keepdims=True)
-                for x in (self.judge.scorer.images(pixels), self.judge.scorer.texts(prompts))
-            )
-            cosines.append((image * text).sum(1))
+            found = self.judge.arrays(pixels)
+            features.append(found["fid"])
+            cosines.append((found["embedding"] * unit(self.judge.scorer.texts(prompts))).sum(1))
         loss = frechet_of(np.concatenate(features), self.reference)
         return Measured(float(loss), 100 * float(np.concatenate(cosines).mean()))
 
