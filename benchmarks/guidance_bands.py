@@ -78,7 +78,7 @@ def measuring(sd: models.Sampler, scores: Scores, seeds: Sequence[int], batch: i
     rows = [(i, p, s) for i, p in enumerate(scores.prompts) for s in seeds]
 
     def measure(rate: Rate) -> Measured:
-        plan = compile_plan("exp2m_cfg++", sd.schedule, nfe, omega=rate, kick=math.inf)
+        plan = compile_plan("exp2m_cfg++", sd.schedule, nfe, omega=rate, cap=math.inf)
         pixels = []
         with Progress(len(rows), "drawing") as progress:
             for start in range(0, len(rows), batch):

@@ -82,14 +82,14 @@ def draw_weights(axes: tuple[Axes, Axes]) -> None:
         axes[0].plot(*weights(compile_plan("ddim_cfg++", SCHEDULE, n, scale=LAMBDA)), "o-",
                      color=colour, ms=3, label=f"CFG++ kick, NFE {n}")  # fmt: skip
         axes[1].plot(*weights(compile_plan("exp2m_cfg++", SCHEDULE, n, scale=LAMBDA,
-                     shape="bell", grid="leading", eta=0.0, kick=inf)), "o-", color=colour, ms=3,
+                     shape="bell", grid="leading", eta=0.0, cap=inf)), "o-", color=colour, ms=3,
                      label=f"bell, NFE {n}")  # fmt: skip
-    for shape, kick, style, label in (
+    for shape, cap, style, label in (
         ("constant", inf, "k--", "constant"),
         ("late", inf, "--", "late"),
         ("late", 2.0, "o-", "late and bounded, NFE 20"),
     ):
-        plan = compile_plan("exp2m_cfg++", SCHEDULE, 20, scale=LAMBDA, shape=shape, kick=kick)
+        plan = compile_plan("exp2m_cfg++", SCHEDULE, 20, scale=LAMBDA, shape=shape, cap=cap)
         colour = {} if shape == "constant" else {"color": OURS}
         axes[1].plot(*weights(plan), style, ms=3, label=label, **colour)
     for ax, title in zip(axes, ("λ_cfg·Δ per step", "ω(σ), a rate"), strict=True):
@@ -105,7 +105,7 @@ def draw_invariance(axes: Axes, bed: Bed) -> None:
         ("dpm++_2m_cfg++", COLOURS[1], "2M CFG++ (kick, CFGpp)"),
         ("exp2m_cfg++", OURS, "exp2m_cfg++[eta=0,shape=bell] (rate)"),
     ):
-        options = {"shape": "bell", "eta": 0.0, "kick": inf} if name == "exp2m_cfg++" else {}
+        options = {"shape": "bell", "eta": 0.0, "cap": inf} if name == "exp2m_cfg++" else {}
         found = []
         for nfe in NFES:
             plan = compile_plan(name, SCHEDULE, nfe, scale=0.15, **options)

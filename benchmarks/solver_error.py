@@ -42,7 +42,7 @@ SOLVERS = {
 }
 LIMIT = 160  # evaluations
 # the deterministic form, and CFG++'s own weights: the same equation at every number of steps
-EQUATION = {"eta": 0.0, "shape": "bell", "kick": math.inf}
+EQUATION = {"eta": 0.0, "shape": "bell", "cap": math.inf}
 
 
 def errors(sd: StableDiffusion, prompts: list[str], nfe: int, omega: float) -> dict[str, dict]:

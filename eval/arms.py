@@ -178,8 +178,8 @@ def _parse_options(arm: str, text: str | None) -> tuple[tuple[str, Option], ...]
 
 
 def _value(text: str) -> Option:
-    if text in ("true", "false"):
-        return text == "true"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     with contextlib.suppress(ValueError):
         return int(text)
     with contextlib.suppress(ValueError):

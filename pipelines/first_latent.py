@@ -15,10 +15,9 @@ from samplers import (
     Plan,
     compile_plan,
     generators,
-    read_cfg_guidance,
     standard_normal,
 )
-from samplers.errors import choose, finite
+from samplers.errors import choose
 from samplers.registry import find
 
 SIGMAS = (14.6146,)  # what CFGpp takes for the first noise level where a caller gives none
@@ -39,10 +38,7 @@ class FirstLatent:
         cfg_guidance  ω for CFG samplers; λ_cfg for CFG++ ones, above 2 read as ω
         grid          by default the sampler's own
         """
-        plus = find(sampler).guidance == "cfg++"
-        strength = {"scale": finite("cfg_guidance", cfg_guidance)}
-        if plus:
-            strength = read_cfg_guidance(cfg_guidance)
+        strength = find(sampler).read(cfg_guidance)
         nfe = len(self.scheduler.timesteps)
         return compile_plan(sampler, self.schedule, nfe, grid=grid, **strength)
 

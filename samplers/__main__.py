@@ -25,7 +25,7 @@ def table() -> str:
     ]
     for r in available():
         noise = "yes" if r.stochastic else "no"
-        guidance = f"{r.guidance}, {(r.shape or r.strength).replace('_', ' ')}"
+        guidance = f"{r.guidance}, {(r.strength if r.kicks else r.shape).replace('_', ' ')}"
         lines.append(
             f"| `{r.name}` | {guidance} | {r.order} | "
             f"{r.evaluations_per_step} | {noise} | {r.grid} | {r.source} |"

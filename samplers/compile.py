@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import exp, inf, log, sqrt
 from numbers import Real
 from pathlib import Path
 
 from samplers import guidance
-from samplers.errors import choose, finite, pair, whole
+from samplers.errors import choose, finite, flag, pair, whole
 from samplers.grids import Grid, make_grid
 from samplers.guidance import LARGEST_LAMBDA, Rate
 from samplers.plan import Plan, Row, Update
@@ -26,6 +26,7 @@ FEW = 10  # evaluations below which `Recipe.few` is worth a line in the log
 def compile_plan(
     name: str,
     schedule: NoiseSchedule,
+    /,
     nfe: int = 20,
     scale: float | None = None,
     *,
@@ -33,7 +34,7 @@ def compile_plan(
     grid: str | Grid | Sequence[float] | None = None,
     shape: str | None = None,
     interval: tuple[float, float] | None = None,
-    kick: float | None = None,
+    cap: float | None = None,
     preset: str | Path | Preset | None = None,
     **options: object,
 ) -> Plan:
@@ -42,14 +43,15 @@ def compile_plan(
     scale     ω for CFG samplers, λ_cfg for CFG++ ones; the recipe's default when left out
     omega     the strength in CFG units instead, for any sampler: ω for CFG, the mean ω over the
               steps for a kick, the mean of the shape over CFG++'s 50 reference steps for its rates
-              (so the same at any nfe, but for `kick`); or a function σ → ω, the rate itself
-    grid      a name, a function, or the nfe + 1 noise levels; the recipe's default when left out
+              (so the same at any nfe, but for `cap`); or a function σ → ω, the rate itself
+    grid      a name, a function, or the levels themselves, one more than the grid has steps
+              (`Recipe.steps`: nfe for most); the recipe's default when left out
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
-    kick      bounds the shape: where ω(σ) is above the constant ω, what one step adds of Δ,
+    cap       bounds the shape: where ω(σ) is above the constant ω, what one step adds of Δ,
               ω(σ)·(1 − e^{−ρh}), is at most this; inf for no bound. The recipe's by default, but
               none where a preset or a function gives the weights
-              (shape, interval and kick are of rates, not for samplers that add a kick per step)
+              (shape, interval and cap are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
 
@@ -62,57 +64,34 @@ def compile_plan(
             "NoiseSchedule.from_scheduler(pipe.scheduler)"
         )
     nfe = whole("nfe", nfe, 1, schedule.num_timesteps)
-    if scale is not None and omega is not None:
-        raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
-    _check_options(recipe, options)
-    if recipe.guidance == "cfg++" and isinstance(scale, Real) and scale > LARGEST_LAMBDA:
-        logger.warning(
-            "%s: scale=%g is CFG++'s λ, usually 0 to 1; for guidance as strong as CFG's ω = %g "
-            "pass omega=%g",
-            *(name, scale, scale, scale),
-        )
+    _check_strength(recipe, scale, omega)
+    guided = _checked_guidance(recipe, omega, shape, interval, cap)
+    options = _checked_options(recipe, options)
     if recipe.few and nfe < FEW:
         logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
-    kick = None if kick is None else _bound(kick)
-    guided = {"shape": shape, "interval": interval, "kick": kick}
-    said = {k: v for k, v in {**guided, **options}.items() if v is not None}
-    if isinstance(grid, str):
-        said["grid"] = grid
+    said = guided | options | ({"grid": grid} if isinstance(grid, str) else {})
+    shaped: Callable[[float], Rate] | None = None
     if preset is not None:
         chosen = find_preset(preset)
-        chosen.check_use(name, nfe, {"grid": grid, **guided, **options})
-        recipe = replace(recipe, solver=chosen.stages, order=1)
-        grid, shape, options, said = chosen.levels, chosen.rate, {}, {"preset": str(preset)}
+        chosen.check_use(name, nfe, {"grid": grid, **said})
+        recipe = replace(recipe, solver=chosen.stages, defaults={}, order=1)
+        grid, shaped, options, said = chosen.levels, chosen.rate, {}, {"preset": str(preset)}
     levels = make_grid(recipe.grid if grid is None else grid, schedule, recipe.steps(nfe))
     lam = [-log(sigma) if sigma else inf for sigma in levels]
-    budget = {"nfe": nfe} if recipe.own_midpoints else {}
-    stages = list(recipe.solver(lam, **budget, **options))
-    is_kick = recipe.strength.endswith("kick")
-    if is_kick and (callable(omega) or any(value is not None for value in guided.values())):
-        raise ValueError(
-            f"sampler {name!r} adds a kick per step; it takes no shape, interval or kick, and no "
-            "function as omega"
-        )
-
-    def build(strength: float) -> tuple[Row, ...]:
-        return tuple(_kicked(recipe, schedule, stages, strength))
-
-    if is_kick:
-        scale = recipe.scale if scale is None else finite("scale", scale)
-        if omega is not None:  # a kick's strength is linear in the scale
-            unit = Plan(name, build(1.0), 1.0, recipe.order, "cfg++", False, 1.0).omega
-            scale = finite("omega", omega) / unit
-        rows = build(scale)
+    stages = recipe.stages(lam, nfe, **options)
+    if recipe.kicks:
+        scale = _kick_scale(recipe, schedule, stages, scale, omega)
+        rows = tuple(_kicked(recipe, schedule, stages, scale))
     else:
-        scale, constant, rate = _rate(recipe, schedule, scale, omega, shape)
-        interval = None if interval is None else pair("interval", interval)
-        own = preset is not None or callable(omega)  # weights that are to stay as they are
-        largest = recipe.kick if kick is None and not own else kick
-        largest = inf if largest is None else largest
-        rows = tuple(_rated(recipe, schedule, stages, rate, constant, largest, interval))
+        scale, constant, rate = _rate(recipe, schedule, scale, omega, shaped or shape)
+        if cap is None:  # weights that are the caller's own stay as they are
+            cap = None if shaped or callable(omega) else recipe.cap
+        bound = inf if cap is None else float(cap)
+        inside = guided.get("interval")
+        rows = tuple(_rated(recipe, schedule, stages, rate, constant, bound, inside))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
-    plan = Plan(name, rows, start, order, recipe.guidance, not is_kick, scale, said)
+    plan = Plan(name, rows, start, order, recipe.guidance, not recipe.kicks, scale, said)
     return plan.check()
 
 
@@ -128,7 +107,7 @@ def stated_omega(plan: Plan, schedule: NoiseSchedule) -> float:
 
 def _unit(recipe: Recipe, schedule: NoiseSchedule) -> float:
     """Return the CFG units in one unit of a rate's scale."""
-    return guidance.mean_bell(schedule) if recipe.strength == "bell" else 1.0
+    return guidance.mean_bell(schedule) if recipe.strength == "lambda" else 1.0
 
 
 # what others call the arguments of `compile_plan`
@@ -140,23 +119,65 @@ _ELSEWHERE = {
 }
 
 
-def _check_options(recipe: Recipe, options: dict) -> None:
-    for option, value in options.items():
-        if option not in recipe.options:
-            takes = ", ".join(recipe.options) or "none"
-            hint = f"; it is {_ELSEWHERE[option]} here" if option in _ELSEWHERE else ""
+def _check_strength(recipe: Recipe, scale: float | None, omega: float | Rate | None) -> None:
+    if scale is not None and omega is not None:
+        raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
+    if recipe.guidance == "cfg++" and isinstance(scale, Real) and scale > LARGEST_LAMBDA:
+        logger.warning(
+            "%s: scale=%g is CFG++'s λ, usually 0 to 1; for guidance as strong as CFG's ω = %g "
+            "pass omega=%g",
+            *(recipe.name, scale, scale, scale),
+        )
+
+
+def _checked_guidance(
+    recipe: Recipe,
+    omega: float | Rate | None,
+    shape: str | None,
+    interval: tuple[float, float] | None,
+    cap: float | None,
+) -> dict[str, object]:
+    """Return what the caller said about ω(σ), in plain Python values."""
+    given = {"shape": shape, "interval": interval, "cap": cap}
+    said = {name: value for name, value in given.items() if value is not None}
+    if recipe.kicks and (said or callable(omega)):
+        raise ValueError(
+            f"sampler {recipe.name!r} adds a kick per step; it takes no shape, interval or cap, "
+            "and no function as omega"
+        )
+    if "interval" in said:
+        said["interval"] = pair("interval", interval)
+    if "cap" in said:
+        if not isinstance(cap, Real) or not cap > 0:
+            raise ValueError(f"cap is {cap!r}; it must be a number above 0, or inf for no bound")
+        said["cap"] = float(cap)
+    return said
+
+
+def _checked_options(recipe: Recipe, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the solver's options in plain Python values; numpy's may be float32."""
+    known, options = recipe.options, dict(options)
+    for name, value in options.items():
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            hint = f"; it is {_ELSEWHERE[name]} here" if name in _ELSEWHERE else ""
             raise ValueError(
-                f"sampler {recipe.name!r} takes no option {option}={value!r}{hint}; its options: "
+                f"sampler {recipe.name!r} takes no option {name}={value!r}{hint}; its options: "
                 f"{takes}"
             )
-    for name in {"eta", "history"} & options.keys():  # as Python's own: numpy's may be float32
-        options[name] = finite(name, options[name])
+        if isinstance(known[name], bool):
+            options[name] = flag(name, value)
+        elif isinstance(known[name], float):
+            options[name] = finite(name, value)
+        elif isinstance(known[name], tuple):
+            options[name] = pair(name, value)
+    if "order" in options:
+        options["order"] = whole("order", options["order"], 1, 3)
     if options.get("eta", 0) < 0:
         raise ValueError(f"eta is {options['eta']}; it must be 0 (deterministic) or more")
     if not 0 <= options.get("history", 1) <= 1:
         raise ValueError(f"history is {options['history']}; it must be from 0 to 1")
-    if "window" in options:
-        options["window"] = pair("window", options["window"])
+    return options
 
 
 def _order(recipe: Recipe, options: dict) -> int:
@@ -191,19 +212,31 @@ def _rate(
         "rising": lambda w: guidance.rising(schedule, w),
         "bell": lambda w: guidance.bell(schedule, w / mean),
     }
-    shape = shape or recipe.shape or recipe.strength
-    make = shape if callable(shape) else choose("shape", shape, shapes)
+    make = shape if callable(shape) else choose("shape", shape or recipe.shape, shapes)
     unit = _unit(recipe, schedule)
-    if omega is not None:
-        scale = finite("omega", omega) / unit
-    scale = recipe.scale if scale is None else finite("scale", scale)
+    scale = _stated(recipe, scale, omega, unit)
     return scale, scale * unit, make(scale * unit)
 
 
-def _bound(kick: float) -> float:
-    if not isinstance(kick, Real) or not kick > 0:
-        raise ValueError(f"kick is {kick!r}; it must be a number above 0, or inf for no bound")
-    return float(kick)
+def _kick_scale(
+    recipe: Recipe,
+    schedule: NoiseSchedule,
+    stages: list[Stage],
+    scale: float | None,
+    omega: float | None,
+) -> float:
+    """Return the λ_cfg of a kick; its strength in CFG units is linear in it, on a given grid."""
+    if omega is None:
+        return _stated(recipe, scale, None, 1.0)
+    rows = tuple(_kicked(recipe, schedule, stages, 1.0))
+    return _stated(recipe, None, omega, Plan(recipe.name, rows, 1.0, 1, "cfg++", False, 1.0).omega)
+
+
+def _stated(recipe: Recipe, scale: float | None, omega: float | None, unit: float) -> float:
+    """Return the scale that the caller gave, itself or as an ω of `unit` CFG units each."""
+    if omega is not None:
+        return finite("scale", finite("omega", omega) / unit)
+    return recipe.scale if scale is None else finite("scale", scale)
 
 
 def _timestep(recipe: Recipe, schedule: NoiseSchedule, sigma: float) -> float:
@@ -223,7 +256,7 @@ def _rated(
     stages: list[Stage],
     rate: Rate,
     constant: float,
-    kick: float,
+    cap: float,
     interval: tuple[float, float] | None,
 ) -> Iterator[Row]:
     """Integrate D_u + ω(σ)·Δ: each weight on D also weighs Δ, with the ω of that evaluation."""
@@ -234,7 +267,7 @@ def _rated(
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards
-        return guidance.bounded(omega, constant, gain, kick) if gain and kick < inf else omega
+        return guidance.bounded(omega, constant, gain, cap) if gain and cap < inf else omega
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):

@@ -31,6 +31,13 @@ def finite(name: str, value: float) -> float:
     return number
 
 
+def flag(name: str, value: object) -> bool:
+    """Return the value as a bool; a ValueError names one that is neither true nor false."""
+    if isinstance(value, str) or value not in (True, False):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
 def whole(name: str, value: int, low: int, high: int) -> int:
     """Return the value as an int in [low, high], or raise a ValueError that says so."""
     fits = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high

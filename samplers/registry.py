@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 from samplers import correctors, inversion, solvers
-from samplers.errors import choose, whole
+from samplers.errors import choose, finite, whole
+from samplers.guidance import read_cfg_guidance
 from samplers.solvers import Stage
 
-_GIVEN = ("lam", "nfe")  # what `compile_plan` hands to a solver: no options of it
+_GIVEN = ("lam", "nfe")  # what `Recipe.stages` hands to a solver: no options of it
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a name stands for.
 
+    strength   how guidance enters, and what `scale` therefore is. "omega", "lambda": a rate ω(σ),
+               stated as CFG's ω or as CFG++'s λ_cfg; "kick": λ_cfg·Δ per step; "leaky_kick": as
+               CFGpp's SD file adds it, where guidance leaks into 2M's history
     order      of the solver; for a kick it holds for D_u alone, since a kick has no limit
-    strength   "constant", "bell", "late" and "rising" are rates ω(σ); "kick" adds λ_cfg·Δ per step,
-               "leaky_kick" as CFGpp's SD file does, where guidance leaks into 2M's history
+    defaults   options of the solver that are not as in its signature
     timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
                or the one "after" it (CFGpp's shifted table)
-    shape      of the rate ω(σ) where it is not that of `strength`, which then sets the scale's unit
-    kick       what bounds the shape of ω(σ) (`compile_plan`); None for no bound
+    shape      of the rate ω(σ): "constant", "late", "rising" or "bell"
+    cap        what bounds the shape of ω(σ) (`compile_plan`); None for no bound
     few        the sampler that is meant for fewer evaluations than this one can do with
     start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve") of noise z; or a "clean" latent
                itself, which an inversion takes up to noise
@@ -36,22 +39,40 @@ class Recipe:
     strength: str
     order: int
     source: str
-    scale: float
+    defaults: Mapping[str, object] = field(default_factory=dict)
     timesteps: str = "exact"
     start: str = "vp"
-    shape: str | None = None
-    kick: float | None = None
+    shape: str = "constant"
+    cap: float | None = None
     few: str | None = None
+    evaluations_per_step: int = 1
 
     @property
     def guidance(self) -> str:
-        return "cfg" if self.strength in ("constant", "late", "rising") else "cfg++"
+        return "cfg" if self.strength == "omega" else "cfg++"
+
+    @property
+    def kicks(self) -> bool:
+        """Whether guidance is added per step, so that it is no rate ω(σ)."""
+        return self.strength.endswith("kick")
+
+    @property
+    def scale(self) -> float:
+        """The scale where a caller gives none: the original's."""
+        return 7.5 if self.strength == "omega" else 0.6
+
+    def read(self, cfg_guidance: float) -> dict[str, float]:
+        """Return the strength that CFGpp's one number means: {"scale": …} or {"omega": …}."""
+        if self.guidance == "cfg++":
+            return read_cfg_guidance(cfg_guidance)
+        return {"scale": finite("cfg_guidance", cfg_guidance)}
 
     @property
     def options(self) -> dict[str, object]:
         """The options that the solver takes beside the grid, with their defaults."""
         parameters = inspect.signature(self.solver).parameters
-        return {name: p.default for name, p in parameters.items() if name not in _GIVEN}
+        own = {name: p.default for name, p in parameters.items() if name not in _GIVEN}
+        return own | self.defaults
 
     @property
     def inverts(self) -> bool:
@@ -67,13 +88,14 @@ class Recipe:
         """The number of steps of the grid for `nfe` evaluations."""
         return nfe // 2 + 1 if self.own_midpoints else nfe
 
+    def stages(self, lam: Sequence[float], nfe: int, **options: object) -> list[Stage]:
+        """Return the solver's `nfe` stages on a grid of `steps(nfe)` + 1 half log-SNRs."""
+        budget = {"nfe": nfe} if self.own_midpoints else {}
+        return list(self.solver(lam, **budget, **{**self.defaults, **options}))
+
     @property
     def stochastic(self) -> bool:
         return bool(self.options.get("eta"))
-
-    @property
-    def evaluations_per_step(self) -> int:
-        return 2 if self.solver in (solvers.dpmpp_2s, solvers.ancestral_2s) else 1
 
 
 def exp2m(
@@ -93,29 +115,6 @@ def exp2m(
             f"eta={eta} with corrector=True: the corrector is for eta=0 only; pass eta=0"
         )
     return correctors.corrected(lam, order)
-
-
-def exp2m_cfgpp(
-    lam: Sequence[float],
-    order: int = 2,
-    eta: float = 1.0,
-    window: tuple[float, float] = (0.0, inf),
-    corrector: bool = False,
-    history: float = 0.5,
-) -> Iterator[Stage]:
-    """`exp2m` with the defaults that did best on development prompts (docs/ablations.md)."""
-    return exp2m(lam, order, eta, window, corrector, history)
-
-
-def exp2m_few(
-    lam: Sequence[float], order: int = 2, eta: float = 0.5, history: float = 0.5
-) -> Iterator[Stage]:
-    """Half of the noise, for fewer than ten evaluations: more cannot be removed in so few."""
-    return exp2m(lam, order, eta, history=history)
-
-
-def _sde_3m(lam: Sequence[float], eta: float = 1.0) -> Iterator[Stage]:
-    return solvers.dpmpp_3m(lam, eta)
 
 
 _RECIPES: dict[str, Recipe] = {}
@@ -141,52 +140,54 @@ def available(kind: str = "sampling") -> list[Recipe]:
 
 
 def _register_all() -> None:
-    e, m2, s2, a = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s, solvers.ancestral
-    s2a, up = solvers.ancestral_2s, inversion.inverted_euler
-    paper = "CFG++ arXiv:2406.08070"
+    e, m2, s2, m3 = solvers.euler, solvers.dpmpp_2m, solvers.dpmpp_2s, solvers.dpmpp_3m
+    a, s2a, up = solvers.ancestral, solvers.ancestral_2s, inversion.inverted_euler
+    paper, dpm = "CFG++ arXiv:2406.08070", "DPM-Solver++ arXiv:2211.01095"
+    noisy, twice = {"eta": 1.0}, {"evaluations_per_step": 2}
+    nearest = {"timesteps": "nearest"}
     for recipe in (
-        # the sampler that this project exists for
-        Recipe("exp2m_cfg++", exp2m_cfgpp, "karras", "bell", 1, "docs/method.md", 0.6,
-               shape="late", kick=2.0, few="exp2m_cfg++_few"),
-        Recipe("exp2m_cfg++_few", exp2m_few, "ays_sd15", "bell", 1, "docs/ablations.md", 0.6,
-               shape="constant"),
+        # the sampler that this project exists for, with what did best on development prompts
+        # (docs/ablations.md); half of the noise for fewer than ten evaluations: more cannot be
+        # removed in so few
+        Recipe("exp2m_cfg++", exp2m, "karras", "lambda", 1, "docs/method.md",
+               {"eta": 1.0, "history": 0.5}, shape="late", cap=2.0, few="exp2m_cfg++_few"),
+        Recipe("exp2m_cfg++_few", exp2m, "ays_sd15", "lambda", 1, "docs/ablations.md",
+               {"eta": 0.5, "history": 0.5}),
         # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick
-        Recipe("ddim", e, "leading", "constant", 1, "DDIM arXiv:2010.02502", 7.5),
-        Recipe("ddim_cfg++", e, "leading", "kick", 1, paper, 0.6),
-        Recipe("dpm2m", m2, "karras", "constant", 2, "DPM-Solver++ arXiv:2211.01095", 7.5),
-        Recipe("dpm2m_cfg++", m2, "karras", "kick", 2, paper, 0.6),
-        Recipe("dpm2s", s2, "karras", "constant", 2, "DPM-Solver++ arXiv:2211.01095", 7.5),
-        Recipe("dpm2s_cfg++", s2, "karras", "kick", 2, paper, 0.6),
-        Recipe("dpm3m_sde", _sde_3m, "karras", "constant", 2, "k-diffusion 3M SDE", 7.5),
-        Recipe("dpm3m_sde_cfg++", _sde_3m, "karras", "kick", 2, "k-diffusion 3M SDE", 0.6),
+        Recipe("ddim", e, "leading", "omega", 1, "DDIM arXiv:2010.02502"),
+        Recipe("ddim_cfg++", e, "leading", "kick", 1, paper),
+        Recipe("dpm2m", m2, "karras", "omega", 2, dpm),
+        Recipe("dpm2m_cfg++", m2, "karras", "kick", 2, paper),
+        Recipe("dpm2s", s2, "karras", "omega", 2, dpm, **twice),
+        Recipe("dpm2s_cfg++", s2, "karras", "kick", 2, paper, **twice),
+        Recipe("dpm3m_sde", m3, "karras", "omega", 2, "k-diffusion 3M SDE", noisy),
+        Recipe("dpm3m_sde_cfg++", m3, "karras", "kick", 2, "k-diffusion 3M SDE", noisy),
         # other textbook methods
-        Recipe("dpm3m", solvers.dpmpp_3m, "karras", "constant", 2, "k-diffusion 3M", 7.5),
-        Recipe("res_2m", exp2m, "karras", "constant", 2, "RES arXiv:2308.02157", 7.5),
-        Recipe("res_2m_cfg++", solvers.res_2m_shifted, "karras", "kick", 2, "ComfyUI", 0.6),
-        Recipe("unipc", correctors.unipc, "karras", "constant", 3, "UniPC arXiv:2302.04867", 7.5),
-        Recipe("exp3m", _third, "karras", "constant", 3, "exact weights, docs/method.md", 7.5),
+        Recipe("dpm3m", m3, "karras", "omega", 2, "k-diffusion 3M"),
+        Recipe("res_2m", exp2m, "karras", "omega", 2, "RES arXiv:2308.02157"),
+        Recipe("res_2m_cfg++", solvers.res_2m_shifted, "karras", "kick", 2, "ComfyUI"),
+        Recipe("unipc", correctors.unipc, "karras", "omega", 3, "UniPC arXiv:2302.04867"),
+        Recipe("exp3m", exp2m, "karras", "omega", 3, "exact weights, docs/method.md",
+               {"order": 3}),
         # the original's names with the original's rules
-        Recipe("euler", e, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
-        Recipe("euler_cfg++", e, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
-        Recipe("euler_a", a, "karras_cfgpp", "constant", 1, "CFGpp", 7.5, "nearest"),
-        Recipe("euler_a_cfg++", a, "karras_cfgpp", "kick", 1, "CFGpp", 0.6, "nearest"),
-        Recipe("ddim_cfg++_first_order", e, "leading_shifted", "kick", 1, paper, 0.6, "after"),
-        Recipe("dpm++_2s_a", s2a, "karras_cfgpp", "constant", 2, "CFGpp", 7.5, "nearest"),
-        Recipe("dpm++_2s_a_cfg++", s2a, "karras_cfgpp", "kick", 2, "CFGpp", 0.6, "nearest"),
-        Recipe("dpm++_2m", m2, "karras_cfgpp", "constant", 2, "CFGpp", 7.5, "nearest"),
-        Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp SD", 0.6, "nearest"),
-        Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp SDXL", 0.6,
-               "nearest", "ve"),
+        Recipe("euler", e, "karras_cfgpp", "omega", 1, "CFGpp", **nearest),
+        Recipe("euler_cfg++", e, "karras_cfgpp", "kick", 1, "CFGpp", **nearest),
+        Recipe("euler_a", a, "karras_cfgpp", "omega", 1, "CFGpp", **nearest),
+        Recipe("euler_a_cfg++", a, "karras_cfgpp", "kick", 1, "CFGpp", **nearest),
+        Recipe("ddim_cfg++_first_order", e, "leading_shifted", "kick", 1, paper,
+               timesteps="after"),
+        Recipe("dpm++_2s_a", s2a, "karras_cfgpp", "omega", 2, "CFGpp", **nearest, **twice),
+        Recipe("dpm++_2s_a_cfg++", s2a, "karras_cfgpp", "kick", 2, "CFGpp", **nearest, **twice),
+        Recipe("dpm++_2m", m2, "karras_cfgpp", "omega", 2, "CFGpp", **nearest),
+        Recipe("dpm++_2m_cfg++", m2, "karras_cfgpp", "leaky_kick", 2, "CFGpp SD", **nearest),
+        Recipe("dpm++_2m_cfgpp", m2, "karras_unfinished", "kick", 2, "CFGpp SDXL", **nearest,
+               start="ve"),
         # from a clean latent up to the noise that `ddim` and `ddim_cfg++` start from
-        Recipe("ddim_inversion", up, "leading", "constant", 1, "DDIM arXiv:2010.02502", 7.5,
+        Recipe("ddim_inversion", up, "leading", "omega", 1, "DDIM arXiv:2010.02502",
                start="clean"),
-        Recipe("ddim_inversion_cfg++", up, "leading", "kick", 1, paper, 0.6, start="clean"),
+        Recipe("ddim_inversion_cfg++", up, "leading", "kick", 1, paper, start="clean"),
     ):  # fmt: skip
         register(recipe)
-
-
-def _third(lam: Sequence[float]) -> Iterator[Stage]:
-    return solvers.exponential(lam, 3)
 
 
 _register_all()

@@ -10,7 +10,7 @@ import pytest
 
 from samplers import NoiseSchedule, available, compile_plan, guidance
 
-KICKS = [r.name for r in available() if r.strength.endswith("kick")]
+KICKS = [r.name for r in available() if r.kicks]
 
 
 def test_bell_is_the_papers_weight_at_every_reference_step(schedule):
@@ -73,21 +73,20 @@ def test_bounded_lowers_what_exceeds_the_constant_and_nothing_else():
 def test_no_step_kicks_harder_than_it_may(name, omega, schedule):
     """ω·(1 − e^{−ρh}), what CFG++ calls λ, per step; what is asked for as constant stays."""
     free, held = (
-        compile_plan(name, schedule, 10, omega=omega, shape="late", kick=kick)
-        for kick in (inf, 1.5)
+        compile_plan(name, schedule, 10, omega=omega, shape="late", cap=cap) for cap in (inf, 1.5)
     )
     for a, b in zip(free, held, strict=True):
         gain = sum(a.carry.uncond) or sum(a.probe.uncond)
         assert b.weight == pytest.approx(min(a.weight, max(omega, 1.5 / gain)))
     assert any(a.weight > b.weight for a, b in zip(free, held, strict=True))
-    constant = compile_plan(name, schedule, 10, omega=omega, shape="constant", kick=1.5)
+    constant = compile_plan(name, schedule, 10, omega=omega, shape="constant", cap=1.5)
     assert {row.weight for row in constant} == {omega}
 
 
 def test_a_rate_of_ones_own_is_bounded_on_request_alone(schedule):
     plan, held = (
-        compile_plan("exp2m_cfg++", schedule, 8, omega=lambda sigma: 6.0, **kick)
-        for kick in ({}, {"kick": 2.0})
+        compile_plan("exp2m_cfg++", schedule, 8, omega=lambda sigma: 6.0, **cap)
+        for cap in ({}, {"cap": 2.0})
     )
     assert {row.weight for row in plan} == {6.0}
     assert max(row.weight for row in held) < 6.0
@@ -96,8 +95,8 @@ def test_a_rate_of_ones_own_is_bounded_on_request_alone(schedule):
 def test_an_inversion_guides_as_the_shape_says_and_is_bounded_as_the_way_down(schedule):
     """Its steps take a negative share of D: it is the size that counts."""
     free, held = (
-        compile_plan("ddim_inversion", schedule, 8, omega=5.0, shape="late", **kick)
-        for kick in ({}, {"kick": 1.0})
+        compile_plan("ddim_inversion", schedule, 8, omega=5.0, shape="late", **cap)
+        for cap in ({}, {"cap": 1.0})
     )
     rate = guidance.late(schedule, 5.0)
     for a, b in zip(free, held, strict=True):
@@ -110,16 +109,16 @@ def test_an_inversion_guides_as_the_shape_says_and_is_bounded_as_the_way_down(sc
 def test_a_fine_grid_is_not_bounded(schedule):
     """So the guided equation, and the order in which it is solved, stay what they are."""
     free, held = (
-        compile_plan("exp2m_cfg++", schedule, 400, omega=3, grid="uniform", eta=0.0, kick=kick)
-        for kick in (inf, 2.0)
+        compile_plan("exp2m_cfg++", schedule, 400, omega=3, grid="uniform", eta=0.0, cap=cap)
+        for cap in (inf, 2.0)
     )
     assert free.rows[:-1] == held.rows[:-1]  # the last step, to 0, takes all of D
 
 
-@pytest.mark.parametrize("kick", [0, -1, float("nan"), "two"])
-def test_a_bound_that_is_none_is_refused(kick, schedule):
-    with pytest.raises(ValueError, match=r"kick is .*; it must be a number above 0, or inf"):
-        compile_plan("dpm2m", schedule, 5, kick=kick)
+@pytest.mark.parametrize("cap", [0, -1, float("nan"), "two"])
+def test_a_bound_that_is_none_is_refused(cap, schedule):
+    with pytest.raises(ValueError, match=r"cap is .*; it must be a number above 0, or inf"):
+        compile_plan("dpm2m", schedule, 5, cap=cap)
 
 
 def test_interval_is_open_below_and_closed_above(schedule):
@@ -135,7 +134,7 @@ def test_plan_guides_inside_its_interval_only(schedule):
 
 def test_the_bound_of_a_step_is_for_guidance_alone(schedule):
     """Outside the interval the conditional model's own 1 stays, whatever the bound."""
-    plan = compile_plan("exp2m_cfg++", schedule, 10, omega=0.5, interval=(1, 5), kick=0.3)
+    plan = compile_plan("exp2m_cfg++", schedule, 10, omega=0.5, interval=(1, 5), cap=0.3)
     assert [row.weight == 1 for row in plan] == [not 1 < row.sigma <= 5 for row in plan]
 
 
@@ -158,7 +157,7 @@ def test_shape_changes_the_weights_and_keeps_the_strength(shape, schedule):
 
 @pytest.mark.parametrize("shape", ["constant", "late", "rising"])
 def test_bell_samplers_take_other_shapes_at_the_same_mean(shape, schedule):
-    free = {"grid": "leading", "kick": inf}
+    free = {"grid": "leading", "cap": inf}
     plan = compile_plan("exp2m_cfg++", schedule, 50, omega=7.5, shape=shape, **free)
     assert sum(row.weight for row in plan) / 50 == pytest.approx(7.5, rel=0.03)
 
@@ -177,11 +176,11 @@ def test_kick_adds_scale_times_delta_once_per_step(name, schedule):
 @pytest.mark.parametrize("name", KICKS)
 @pytest.mark.parametrize(
     "option",
-    [{"shape": "bell"}, {"interval": (0.1, 2.0)}, {"kick": 2.0}, {"omega": lambda sigma: 2.0}],
+    [{"shape": "bell"}, {"interval": (0.1, 2.0)}, {"cap": 2.0}, {"omega": lambda sigma: 2.0}],
 )
 def test_kick_refuses_a_rate(name, option, schedule):
     with pytest.raises(
-        ValueError, match="adds a kick per step; it takes no shape, interval or kick"
+        ValueError, match="adds a kick per step; it takes no shape, interval or cap"
     ):
         compile_plan(name, schedule, 5, **option)
 
@@ -195,5 +194,5 @@ def test_defaults_are_the_recipes_own(schedule):
 @pytest.mark.parametrize("shape", ["constant", "bell"])
 def test_every_shape_has_the_strength_asked_for(schedule, name, shape):
     """Over the reference grid, 50 leading steps, the mean weight is omega for every shape."""
-    plan = compile_plan(name, schedule, 50, omega=5.0, shape=shape, grid="leading", kick=inf)
+    plan = compile_plan(name, schedule, 50, omega=5.0, shape=shape, grid="leading", cap=inf)
     assert sum(row.weight for row in plan) / 50 == pytest.approx(5.0)

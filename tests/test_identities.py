@@ -16,7 +16,7 @@ from samplers.grids import GRIDS
 
 Z = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 NAMES = [r.name for r in available()]
-RATES = [r.name for r in available() if not r.strength.endswith("kick")]
+RATES = [r.name for r in available() if not r.kicks]
 STOCHASTIC = [r.name for r in available() if "eta" in r.options]
 
 
@@ -58,7 +58,7 @@ def test_bell_is_the_papers_kick_on_the_papers_grid(schedule):
 def test_omega_states_the_same_strength_for_every_kind_of_guidance(n, schedule):
     for name in ("ddim", "ddim_cfg++", "dpm2m_cfg++", "dpm2s_cfg++", "dpm++_2m_cfg++"):
         assert compile_plan(name, schedule, n, omega=5.0).omega == pytest.approx(5.0)
-    flat, bell = ({"eta": 0.0, "kick": inf, "shape": shape} for shape in ("constant", "bell"))
+    flat, bell = ({"eta": 0.0, "cap": inf, "shape": shape} for shape in ("constant", "bell"))
     assert compile_plan("exp2m_cfg++", schedule, n, omega=5.0, **flat).omega == pytest.approx(5.0)
     reference = compile_plan(
         "exp2m_cfg++", schedule, 50, omega=5.0, grid="leading", order=1, **bell
@@ -96,8 +96,8 @@ def test_eta_zero_is_the_deterministic_sampler(name, schedule):
 
 def test_a_window_limits_the_noise_and_changes_nothing_outside(schedule):
     # noise moves more of D per step, which the bound on kicks would answer
-    quiet = compile_plan("exp2m_cfg++", schedule, 12, eta=0.0, kick=inf)
-    partly = compile_plan("exp2m_cfg++", schedule, 12, eta=0.5, window=(0.5, 5.0), kick=inf)
+    quiet = compile_plan("exp2m_cfg++", schedule, 12, eta=0.0, cap=inf)
+    partly = compile_plan("exp2m_cfg++", schedule, 12, eta=0.5, window=(0.5, 5.0), cap=inf)
     for a, b in zip(quiet, partly, strict=True):
         inside = 0.5 <= a.sigma <= 5.0
         assert bool(b.carry.noise) == inside

@@ -53,7 +53,7 @@ def test_options_of_the_solver_are_written_too():
     def third_sde(lam, order=3, eta=0.5, window=(0.0, inf)):
         return exp2m(lam, order, eta, window)
 
-    recipe = Recipe("third_sde_test", third_sde, "blend", "bell", 2, "a test", 0.6)
+    recipe = Recipe("third_sde_test", third_sde, "blend", "lambda", 2, "a test", shape="bell")
     register(recipe)
     try:
         text = inline.inline_region("StableDiffusion", recipe.name)

@@ -299,7 +299,7 @@ def test_numpy_numbers_are_numbers():
     solver = get_solver("exp2m_cfg++", solver_config=config, model_key=STANDIN, device="cpu")
     found = solver.sample(cfg_guidance=np.float32(0.5), prompt=["", PROMPT], seeds=np.int64(1))
     assert torch.equal(found, solver.sample(cfg_guidance=0.5, prompt=["", PROMPT], seeds=1))
-    given = {"eta": np.float32(0.5), "history": np.float64(0.5), "kick": np.float32(2)}
+    given = {"eta": np.float32(0.5), "history": np.float64(0.5), "cap": np.float32(2)}
     plan = compile_plan("exp2m_cfg++", solver.schedule, np.int64(5), np.float32(0.5), **given)
     assert plan.rows == compile_plan("exp2m_cfg++", solver.schedule, 5, 0.5, eta=0.5).rows
     assert Plan.from_json(plan.to_json()) == plan

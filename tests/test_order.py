@@ -34,8 +34,8 @@ def deterministic(recipe: Recipe) -> tuple[str, dict]:
 
 
 RECIPES = [deterministic(r) for r in available()]
-RATES = [deterministic(r) for r in available() if not r.strength.endswith("kick")]
-KICKS = [deterministic(r) for r in available() if r.strength.endswith("kick")]
+RATES = [deterministic(r) for r in available() if not r.kicks]
+KICKS = [deterministic(r) for r in available() if r.kicks]
 
 
 def smooth_bell(sigma: float) -> float:

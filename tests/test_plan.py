@@ -158,7 +158,7 @@ def test_json_that_is_damaged_in_places(change, message, schedule):
 
 
 def test_json_is_standard_where_an_option_is_infinite(schedule):
-    plan = compile_plan("exp2m_cfg++", schedule, 3, kick=inf, window=(0.1, inf))
+    plan = compile_plan("exp2m_cfg++", schedule, 3, cap=inf, window=(0.1, inf))
 
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")

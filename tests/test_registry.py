@@ -75,9 +75,9 @@ def test_our_sampler_takes_the_documented_options():
 
 def test_a_new_sampler_is_one_line(schedule, monkeypatch):
     monkeypatch.setattr(module, "_RECIPES", dict(module._RECIPES))
-    mine = register(Recipe("mine", euler, "uniform", "rising", 1, "a test", 5.0))
+    mine = register(Recipe("mine", euler, "uniform", "omega", 1, "a test", shape="rising"))
     assert available()[-1] is mine
-    assert compile_plan("mine", schedule, 8).scale == 5.0
+    assert compile_plan("mine", schedule, 8).scale == 7.5
     with pytest.raises(ValueError, match="sampler 'mine' is registered already; choose another"):
         register(mine)
 
@@ -120,6 +120,8 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ({"eta": -0.1}, "eta is -0.1; it must be 0 (deterministic) or more"),
         ({"eta": nan}, "eta is nan; it must be finite"),
         ({"eta": None}, "eta is None; it must be a number"),
+        ({"eta": 0, "corrector": "no"}, "corrector is 'no'; it must be True or False"),
+        ({"corrector": None}, "corrector is None; it must be True or False"),
         ({"order": 4}, "order is 4; it must be a whole number from 1 to 3"),
         ({"order": "2"}, "order is '2'; it must be a whole number from 1 to 3"),
         (

@@ -48,7 +48,7 @@ def test_every_candidate_compiles_to_a_checked_plan(schedule, nfe, seed):
 
 def test_the_default_is_among_what_a_search_starts_from(schedule):
     """But for its bound on late guidance, and at one strength: a preset only scales its weights."""
-    ours = compile_plan(NAME, schedule, 8, omega=space.LATE, kick=inf)
+    ours = compile_plan(NAME, schedule, 8, omega=space.LATE, cap=inf)
     mean = sum(row.weight for row in ours) / len(ours)
 
     def numbers(plan):

@@ -160,7 +160,7 @@ def test_a_latent_of_any_layout_and_dtype_seeds_by_its_values():
 
 
 def test_our_default_is_the_reverse_sde_with_half_the_history(schedule):
-    said = {"eta": 1.0, "history": 0.5, "order": 2, "shape": "late", "kick": 2.0}
+    said = {"eta": 1.0, "history": 0.5, "order": 2, "shape": "late", "cap": 2.0}
     plain = compile_plan("exp2m_cfg++", schedule, 12, 0.5)
     assert plain.rows == compile_plan("exp2m_cfg++", schedule, 12, 0.5, **said).rows
     assert plain.stochastic and not compile_plan("exp2m_cfg++", schedule, 12, eta=0.0).stochastic
@@ -187,7 +187,7 @@ def test_too_few_generators_are_refused(schedule):
 def test_history_goes_from_first_order_to_the_whole_extrapolation(order, schedule):
     """It blends the weights linearly, on noisy steps alone."""
     options = {"eta": 1.0, "window": (0.5, 20.0)}
-    guidance = {"omega": 5.0, "shape": "constant", "kick": inf}
+    guidance = {"omega": 5.0, "shape": "constant", "cap": inf}
     plans = [
         compile_plan("exp2m_cfg++", schedule, 12, order=order, history=h, **options, **guidance)
         for h in (0.0, 0.25, 1.0)

@@ -179,7 +179,7 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
     )
     stages = f"{solver}(lam, nfe)" if recipe.own_midpoints else f"{solver}(lam)"
     row = ["sigma", "exp(-carry.to)", at]
-    if recipe.strength.endswith("kick"):
+    if recipe.kicks:
         tail += [
             f"stages = list({stages})",
             *parts.kick(),
@@ -191,7 +191,7 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
         stages = "stages"
         row += ["scale", "scale * kick(carry)"]
     else:
-        shape = recipe.shape or recipe.strength
+        shape = recipe.shape
         if recipe.guidance == "cfg++":  # the bell takes λ, the other shapes take ω
             mean = parts.add(guidance.mean_bell, {})
             beyond, per = (">", "/") if shape == "bell" else ("<=", "*")
@@ -205,8 +205,8 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
             rates = {"bell": guidance.bell, "late": guidance.late, "rising": guidance.rising}
             tail.append(f"omega = {parts.add(rates[shape], {})}(schedule, cfg_guidance)")
             row.append("omega(sigma)")
-        if recipe.kick is not None:
-            bound = parts.add(guidance.bounded, {"kick": recipe.kick})
+        if recipe.cap is not None:
+            bound = parts.add(guidance.bounded, {"cap": recipe.cap})
             row[-1] = f"{bound}({row[-1]}, cfg_guidance, sum(carry.gains))"
     row += ["carry", *["probe"] * any(r.probe for r in _plan(recipe))]
     listed = textwrap.wrap(f"return [({', '.join(row)})", 90, subsequent_indent=" " * 9)

@@ -11,7 +11,6 @@ import torch
 
 from samplers import compile as compiler
 from samplers.__main__ import stable_diffusion
-from samplers.guidance import read_cfg_guidance
 from samplers.plan import Row
 from samplers.registry import Recipe
 from samplers.schedule import NoiseSchedule
@@ -40,11 +39,10 @@ def verify_region(text: str, recipe: Recipe, base: str) -> None:
 
 def _expected(recipe: Recipe, schedule: NoiseSchedule, nfe: int, value: float) -> list[list[float]]:
     """Return the plan's numbers, without advice on few evaluations: nobody asked for these."""
-    strength = read_cfg_guidance(value) if recipe.guidance == "cfg++" else {"scale": value}
     level = compiler.logger.level
     compiler.logger.setLevel(logging.ERROR)
     try:
-        plan = compiler.compile_plan(recipe.name, schedule, nfe, **strength)
+        plan = compiler.compile_plan(recipe.name, schedule, nfe, **recipe.read(value))
     finally:
         compiler.logger.setLevel(level)
     return [_numbers(row, plan.rate) for row in plan]

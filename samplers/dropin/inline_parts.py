@@ -31,8 +31,8 @@ class Parts:
         self._names: dict[str, object] = {"exp": math.exp, "log": math.log}
 
     def solver(self) -> str:
-        """Add the recipe's solver with its defaults folded in; follow functions that only call."""
-        function, known = self.recipe.solver, {}
+        """Add the recipe's solver with its options folded in; follow functions that only call."""
+        function, known = self.recipe.solver, self.recipe.defaults
         while True:
             parameters = inspect.signature(function).parameters.values()
             defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
