@@ -61,7 +61,9 @@ def write_page(folder: Path) -> str:
 def _section(r: dict) -> str:
     kind = "reported, held-out prompts" if r["kind"] == "report" else "sweep, development prompts"
     seeds = f"{r['seeds'][0]}–{r['seeds'][-1]}"
-    floor = f"; perfect samples would have FID {r['fid_floor']:.2f}" if r["fid_floor"] else ""
+    floor = (
+        f"; as many more reference pictures have FID {r['fid_floor']:.2f}" if r["fid_floor"] else ""
+    )
     lines = [
         f"## {r['stamp']}: {kind}\n",
         f"`{r['command']}`\n",

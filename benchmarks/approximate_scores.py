@@ -51,7 +51,7 @@ class Scores:
         self._weights = resample_weights(len(prompts), RESAMPLES)
 
     def floor(self, images: int) -> float | None:
-        """Return the FID that perfect samples of this number would have."""
+        """Return the FID of as many pictures more of the reference's kind."""
         reference = self._reference
         if reference is None or reference.features is None:
             return None

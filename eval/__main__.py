@@ -58,7 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--scorer", help="CLIP model: a folder or an open_clip name")
     text = "another CLIP model beside it (default: LAION's ViT-B/16; none for stand-ins)"
     group.add_argument("--second-scorer", help=text)
-    group.add_argument("--reference", help="reference statistics (.npz) or image folder for FID")
+    text = (
+        "statistics (.npz) or image folder for FID; stand-ins need none: they are compared with "
+        "renders of other captions' scenes, or by standin-domain with scenes as they come"
+    )
+    group.add_argument("--reference", help=text)
     group.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
     group.add_argument("--json", action="store_true", help="print results as JSON")
 
@@ -208,9 +212,9 @@ def _check_scoring(args: argparse.Namespace) -> None:
     if args.bootstrap < 1:
         raise ValueError(f"--bootstrap {args.bootstrap}: must be at least 1; leave it out for 2000")
     if args.reference is not None:
-        from eval.reference import place
+        from eval.reference import check
 
-        place(args.reference)
+        check(args.reference)
 
 
 def _score(args: argparse.Namespace) -> None:

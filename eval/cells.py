@@ -63,7 +63,7 @@ def measure(
 
     arm      its entry in the run's configuration
     weights  (B, P) resamples, the same for all cells
-    floors   FID of perfect samples by number of images, filled as needed
+    floors   `frechet_floor` by number of images, filled as needed
     A cell with any invalid image is scored on the others, but is not `valid`.
     """
     n = len(features.clip)

@@ -139,16 +139,19 @@ def frechet_infinity(features: np.ndarray, reference: Statistics) -> float | Non
 
 
 def frechet_floor(features: np.ndarray, n: int, repeats: int = 3) -> float | None:
-    """Return the mean FID between `n` random reference features and the rest of them.
+    """Return about what `n` more pictures like the reference's would score: FID's bias.
 
-    What a perfect sampler would score with n images: FID's bias, not quality. None when fewer
+    Measured as the mean FID between n random reference features and the rest of them, and taken
+    to the whole reference, since the bias goes as 1/n + 1/m in both sizes (arXiv:1911.07023). A
+    perfect sampler scores this where the reference shows what the prompts ask for. None when fewer
     than `n` + 2 features are there.
     """
-    if n < 2 or len(features) < n + 2:
+    size = len(features)
+    if n < 2 or size < n + 2:
         return None
     scores = []
     for repeat in range(repeats):
-        order = np.random.default_rng(repeat).permutation(len(features))
+        order = np.random.default_rng(repeat).permutation(size)
         rest = Statistics.of(features[order[n:]])
         scores.append(frechet_of(features[order[:n]], rest))
-    return float(np.mean(scores))
+    return float(np.mean(scores)) * (1 / n + 1 / size) / (1 / n + 1 / (size - n))

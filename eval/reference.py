@@ -21,29 +21,45 @@ from eval.reference_set import Reference, joined, reference_of
 
 CACHE = Path(__file__).resolve().parent.parent / "build" / "reference"
 RENDERS = 5000
+CAPTIONS, DOMAIN = "standin-captions", "standin-domain"  # renders that a run may be compared with
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 256
 TOLERATED = 0.01  # share of unreadable reference files that is left out with a word, not refused
 
 
-def rendered(extractor: Extractor, count: int = RENDERS, cache: Path = CACHE) -> Reference:
-    """Return features of clean renders 0 … count − 1 of the stand-in domain's split "reference".
+def rendered(
+    extractor: Extractor, kind: str = CAPTIONS, count: int = RENDERS, cache: Path = CACHE
+) -> Reference:
+    """Return features of the first `count` clean renders of a kind of the stand-ins' scenes.
 
-    Held-out colour–shape pairs occur in it as often as any other, as they do in the prompts.
+    kind  CAPTIONS: scenes that the prompt files' rule chose, so of the captions' own mix
+          (`standins.make_prompts`); no caption of a prompt file is among them.
+          DOMAIN: scenes as they come, held-out pairs as often as any other. The captions name such
+          pairs twice as often and hardly ever alike objects, so true pictures of the captions are
+          a FID of 1 away from it (docs/evaluation.md)
     """
-    from standins import scenes
+    from standins import make_prompts, scenes
 
-    source = hashlib.sha256(Path(scenes.__file__).read_bytes()).hexdigest()
-    stamp = f"with parts {extractor.identity} {count} {source}"
-    path = cache / f"reference-{extractor.identity}.npz"
-    label = f"{count} clean renders of the stand-in domain"
+    if kind == DOMAIN:
+        drawn = [("reference", i, {}) for i in range(count)]
+        label = f"{count} clean renders of the stand-in domain"
+    else:
+        listed = make_prompts.reference_scenes()[:count]
+        drawn = [("prompts", index, {"count": objects}) for objects, index in listed]
+        label = f"{count} clean renders of other captions' scenes"
+    source = hashlib.sha256(Path(scenes.__file__).read_bytes() + repr(drawn).encode()).hexdigest()
+    stamp = f"with parts {extractor.identity} {source}"
+    path = cache / f"reference-{kind}-{extractor.identity}.npz"
     if cached := load_npz(path, stamp):
         return reference_of(cached, label)
     parts = []
     with Progress(count, "rendering the reference") as progress:
         for start in range(0, count, BATCH):
-            indices = range(start, min(count, start + BATCH))
-            pixels = [scenes.sample("reference", i, held_out=None)[1] for i in indices]
+            batch = drawn[start : start + BATCH]
+            pixels = [
+                scenes.sample(split, index, held_out=None, **options)[1]
+                for split, index, options in batch
+            ]
             parts.append(extractor.arrays(np.stack(pixels)))
             progress.advance(len(pixels))
     arrays = joined(parts, extractor)
@@ -175,11 +191,10 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
     )
 
 
-def place(source: str) -> Path:
-    """Return where a reference is; ValueError when nothing is there."""
-    if not Path(source).exists():
+def check(source: str) -> None:
+    """Raise ValueError when nothing is there that images can be compared with."""
+    if source not in (CAPTIONS, DOMAIN) and not Path(source).exists():
         raise ValueError(f"reference {source!r}: no such folder or file; give images or an .npz")
-    return Path(source)
 
 
 def load(
@@ -187,11 +202,15 @@ def load(
 ) -> Reference | None:
     """Return the reference that a run is scored against; None when a real model has no `source`.
 
-    source  a folder of images or an .npz; without it, stand-ins are compared with renders
+    source  a folder of images, an .npz, CAPTIONS or DOMAIN; without it, stand-ins are compared with
+            CAPTIONS
     """
-    if source is None:
-        return rendered(extractor, cache=CACHE) if standin else None
-    path = place(source)
+    if source is None and not standin:
+        return None
+    if source in (None, CAPTIONS, DOMAIN):
+        return rendered(extractor, source or CAPTIONS, cache=CACHE)
+    check(source)
+    path = Path(source)
     if path.is_dir():
         return from_folder(path, extractor, size, cache=CACHE)
     return from_npz(path, extractor.scorer.identity)
@@ -202,8 +221,8 @@ def build(
 ) -> Path:
     """Compute reference features once and keep them as an .npz for `score --reference`.
 
-    images  a folder, compared through InceptionV3; None renders the stand-ins' domain and embeds
-            it with the scorer
+    images  a folder, compared through InceptionV3; None renders CAPTIONS and embeds them with the
+            scorer
     size    the side, in pixels, that folder images are cropped and resized to
     """
     standin = images is None

@@ -72,7 +72,8 @@ def score(
     """Score all arms of a run folder, write results.json, results.csv and per_prompt.csv, print.
 
     scorer         open_clip `NAME/PRETRAINED` or a folder; default by the kind of model
-    reference      folder of images or .npz; default for stand-ins: 5,000 renders
+    reference      folder of images or .npz; default for stand-ins: 5,000 renders of
+                   other captions' scenes; "standin-domain": of scenes as they come
     bootstrap      resamples of the prompts, at least 1
     second_scorer  as `scorer`; default: none for stand-ins
     Raises ValueError, in one line, when the folder, scorer or reference cannot be used.

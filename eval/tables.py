@@ -206,7 +206,7 @@ def full_text(results: dict, timing: dict[str, float]) -> str:
         f"Table: {results['stamp']}. NFE {results['nfe']}, {results['prompt_count']} prompts × "
         f"{len(results['seeds'])} seeds. CLIP: {results['scorer']}, cosine × 100, ± half the 95 % "
         f"interval over prompts. FID: {fid['features'] or 'none'}; reference: {against}. "
-        "[n] is the number of images, floor what perfect samples would score at that n.",
+        "[n] is the number of images, floor what n more pictures like the reference's would score.",
         "",
         markdown(SCORE_HEADER, score_rows(results, timing)),
         "",

@@ -99,7 +99,7 @@ def scan(
     gallery: Gallery, captions: list[str], scales: list[float], checker: Checker, judge: Extractor
 ) -> list[dict]:
     """Return, per scale, the Fréchet distance to clean renders and the captions kept."""
-    real = reference.rendered(judge).statistics
+    real = reference.rendered(judge, reference.DOMAIN).statistics
     rows = []
     for scale in scales:
         pixels = gallery.pixels(captions, scale)
@@ -190,7 +190,7 @@ def main() -> None:
     generated = gallery.pixels(captions, best)
     shown = samples_keep(captions, read(checker, generated))
     fresh = samples_keep(new, read(checker, gallery.pixels(new, best)))
-    real = reference.rendered(judge)
+    real = reference.rendered(judge, reference.DOMAIN)
     fid = frechet(Statistics.of(judge.fid_features(generated)), real.statistics)
 
     floors = floors_of(

@@ -93,6 +93,13 @@ def test_floor_falls_with_the_number_of_images():
     assert frechet_floor(reference, 1200) is None
 
 
+def test_the_floor_is_what_as_many_fresh_draws_score_against_the_whole_reference():
+    rng = np.random.default_rng(3)
+    reference = rng.normal(size=(1200, 16))
+    fresh = [frechet_of(rng.normal(size=(600, 16)), Statistics.of(reference)) for _ in range(40)]
+    assert frechet_floor(reference, 600, repeats=40) == pytest.approx(np.mean(fresh), rel=0.1)
+
+
 def test_kid_equals_torch_fidelity_on_one_full_subset():
     torch = pytest.importorskip("torch")
     theirs = pytest.importorskip("torch_fidelity.metric_kid")

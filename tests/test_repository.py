@@ -218,7 +218,16 @@ def test_scene_files_are_what_the_script_writes(count):
 def test_the_largest_scene_file_begins_as_the_script_writes_it():
     *before, name = FILES
     taken = frozenset(caption for other in before for caption in lines(other))
-    assert lines(name)[:40] == make_prompts.choose(40, FILES[name][1], taken)
+    assert lines(name)[:40] == make_prompts.choose(40, FILES[name][1], taken).captions
+
+
+def test_the_reference_shows_scenes_that_the_same_rule_chose():
+    """FID compares with pictures of the captions' own mix, and of none of the captions."""
+    count, start = make_prompts.REFERENCE_SCENES
+    scenes = make_prompts.reference_scenes()
+    assert len(set(scenes)) == len(scenes) == count
+    taken = frozenset(line for name in FILES for line in lines(name))
+    assert scenes[:40] == make_prompts.choose(40, start, taken).scenes
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -173,7 +173,7 @@ def test_a_reference_that_cannot_be_kept_is_used(tmp_path, monkeypatch, capsys):
         raise OSError("Read-only file system")
 
     monkeypatch.setattr(reference, "save_npz", refuse)
-    found = reference.rendered(Extractor(MeanColours()), 8, tmp_path)
+    found = reference.rendered(Extractor(MeanColours()), count=8, cache=tmp_path)
     assert found.statistics.n == 8
     assert "not kept for next time: Read-only file system" in capsys.readouterr().err
 

@@ -23,9 +23,9 @@ def scored(run):
 
 def test_rendered_reference_is_cached(tmp_path, capsys):
     scorer = MeanColours()
-    first = reference.rendered(Extractor(scorer), 40, tmp_path)
+    first = reference.rendered(Extractor(scorer), count=40, cache=tmp_path)
     calls = scorer.calls
-    again = reference.rendered(Extractor(scorer), 40, tmp_path)
+    again = reference.rendered(Extractor(scorer), count=40, cache=tmp_path)
     assert scorer.calls == calls and (first.features == again.features).all()
     assert len(first.features) == first.statistics.n == 40
 
@@ -78,7 +78,7 @@ def test_unusable_references_give_one_line(tmp_path, run, make, message):
 
 def test_a_saved_reference_is_the_same_but_for_another_scorers_embeddings(tmp_path):
     made = Extractor(MeanColours())
-    found = reference.rendered(made, 20, tmp_path)
+    found = reference.rendered(made, count=20, cache=tmp_path)
     path = reference.save(found, made, tmp_path / "r.npz")
     same, other = (reference.from_npz(path, s) for s in ("mean-colours-1", "another"))
     assert same.embedding_kernel == found.embedding_kernel and same.kernel == found.kernel

@@ -32,10 +32,16 @@ def test_asking_for_help_does_no_work(name, monkeypatch, capsys):
 def test_prompt_files_are_replaced_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(make_prompts, "FOLDER", tmp_path)
     monkeypatch.setattr(make_prompts, "files", lambda: {"some.txt": ["a red circle"]})
+    chosen = make_prompts.Chosen(scenes=[(2, 7)])
+    monkeypatch.setattr(make_prompts, "choose", lambda lines, start, taken: chosen)
     written = []
     monkeypatch.setattr(make_prompts, "write_atomic", lambda *pair: written.append(pair))
     run(monkeypatch, make_prompts)
-    assert written == [(tmp_path / "some.txt", b"a red circle\n")]
+    scenes = make_prompts.reference_text([(2, 7)]).encode()
+    assert written == [
+        (tmp_path / "some.txt", b"a red circle\n"),
+        (make_prompts.REFERENCE, scenes),
+    ]
 
 
 @pytest.fixture(scope="module")
