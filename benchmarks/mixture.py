@@ -1,22 +1,22 @@
 """A closed-form bed: class-conditional Gaussian mixtures with exact denoisers and exact scores.
 
     python -m benchmarks.mixture
-    python -m benchmarks.mixture --arms "dpm2m,exp2m_cfg++[eta=1,order=1]" --nfe 10 --seed 3
+    python -m benchmarks.mixture --arms "dpm2m,exp2m_cfg++[eta=1,order=1]" --nfe 10 --seeds 3
 
 Stands in for a text-to-image model where nothing may be blamed on a network: D_u and D_c are exact
 posterior means, p(c | x0) is exact, and the true distribution's features come from unlimited
 samples. A prompt is a class. With `imperfect` the two denoisers are those of a blurred, confused
 model, as trained networks are, while the scores are those of the truth: guidance then has an
 optimum, as it has on networks. The table shows, per arm, the Fréchet distance at equal alignment
-(mean log p(class | x0), nats) along the front over ω; a dash is out of reach. A mixture is no
-image: a rule that wins here is a candidate, no more.
+(mean log p(class | x0), nats) along the front over ω, geometric means over the problems; a dash is
+out of reach in one of them. A mixture is no image: a rule that wins here is a candidate, no more.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from eval.arms import Arm, parse_arms
-from eval.commands import Parser, natural, one_line_errors
+from eval.commands import Parser, natural, one_line_errors, read_by
 from eval.metrics import Statistics, frechet
+from eval.prompts import parse_seeds
 from eval.tables import number
 from samplers import NoiseSchedule, Plan, available, compile_plan, generators, trajectory
 from samplers.loop import Model, Step
@@ -195,6 +196,13 @@ def at_levels(points: list[tuple[float, float]]) -> list[float | None]:
     ]
 
 
+def mean(distances: Sequence[float | None]) -> float | None:
+    """Return the geometric mean over problems; None where one of them is out of reach."""
+    if any(distance is None for distance in distances):
+        return None
+    return float(np.exp(np.mean(np.log(distances))))
+
+
 @one_line_errors()
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,17 +211,19 @@ def main() -> None:
     parser.add_argument(
         "--images", type=natural, default=3000, help="per ω, the same noise for all"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the problem")
+    parser.add_argument(
+        "--seeds", type=read_by(parse_seeds), default="0-9", help="of the problems (default 0-9)"
+    )
     parser.add_argument("--imperfect", type=float, default=1.0, help="0: exact denoisers")
     args = parser.parse_args()
-    bed = Bed(seed=args.seed, imperfect=args.imperfect)
+    beds = [Bed(seed=seed, imperfect=args.imperfect) for seed in args.seeds]
     known = {recipe.name: recipe.guidance for recipe in available()}
     arms = parse_arms(args.arms, (1.0,), known)
     print("| arm | " + " | ".join(f"FD at {level:g}" for level in LEVELS) + " |")
     print("|---|" + "--:|" * len(LEVELS))
     for arm in arms:
-        found = at_levels(front(bed, arm, args.nfe, args.images))
-        row = " | ".join(number(value, 3) for value in found)
+        found = [at_levels(front(bed, arm, args.nfe, args.images)) for bed in beds]
+        row = " | ".join(number(mean(values), 3) for values in zip(*found, strict=True))
         print(f"| `{arm.label}` | {row} |", flush=True)
 
 

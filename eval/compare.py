@@ -92,6 +92,24 @@ def few_strengths(cells: Mapping[str, Cell]) -> list[str]:
     ]
 
 
+def bent_fronts(front: Mapping[str, Mapping[str, dict]]) -> list[str]:
+    """Say in a line which headline differences smooth curves would change much."""
+    said = []
+    for at, name in (("clip", "FID at equal CLIP"), ("fid", "CLIP at equal FID")):
+        for arm, found in front[at].items():
+            if "smooth" not in found:
+                continue
+            low, high = found["interval"]
+            if abs(found["smooth"] - found["difference"]) > (high - low) / 4:
+                said.append(f"{name}, {arm}: {found['smooth']:+.3f} for {found['difference']:+.3f}")
+    if not said:
+        return []
+    return [
+        f"with smooth curves through the same points, not straight pieces: {'; '.join(said)}. "
+        "Strengths between would tell (docs/evaluation.md)"
+    ]
+
+
 def _difference(ours: Cell, theirs: Cell, name: str) -> dict | None:
     """Return ours − theirs in one measure, or None where either lacks it."""
     if name not in ours.draws or name not in theirs.draws:

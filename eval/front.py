@@ -24,10 +24,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import Akima1DInterpolator
 
 from eval.statistics import difference, judge
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the common range, where levels are placed
+PIECES = 8  # straight ones that a smooth curve between two scales is read as
 STEPS = 40  # levels that the mean over a common range is taken at
 LOST = 0.1  # a level that this share of the resamples cannot reach is out of range
 OUT = "out of range"
@@ -68,6 +70,19 @@ def attained(need: np.ndarray, cost: np.ndarray, level: np.ndarray) -> np.ndarra
     return np.where(np.isinf(best), np.nan, best)
 
 
+def between(omega: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return values (…, S) at S scales with `PIECES` − 1 more between neighbours: (…, S′).
+
+    Piecewise cubic in ln ω by modified Akima interpolation (Akima 1970; scipy's "makima"), whose
+    slopes are local; straight through two scales. Scales that coincide are left as they are.
+    """
+    at = np.log(omega)
+    if len(at) < 2 or (np.diff(at) <= 0).any():
+        return values
+    places = np.interp(np.arange((len(at) - 1) * PIECES + 1) / PIECES, np.arange(len(at)), at)
+    return Akima1DInterpolator(at, values, axis=-1, method="makima")(places)
+
+
 def straight(curve: Curve) -> tuple[float, float] | None:
     """Return the two strengths ω between which a front is one straight piece, else None.
 
@@ -95,6 +110,10 @@ class _Front:
         fid = np.concatenate([curve.fid[None], curve.fid_draws])
         return cls(clip, fid) if at == "clip" else cls(-fid, -clip)
 
+    def smooth(self, omega: np.ndarray) -> _Front:
+        """The point estimate alone, as a smooth curve through its scales."""
+        return _Front(between(omega, self.need[:1]), between(omega, self.cost[:1]))
+
     @property
     def start(self) -> np.ndarray:
         """`need` where the point estimate's cost is lowest, (1 + B,): below it nothing is traded.
@@ -119,6 +138,14 @@ def _spread(low: np.ndarray, high: np.ndarray, fractions) -> np.ndarray:
     return low + np.asarray(fractions) * (high[:, None] - low)
 
 
+def _mean_gap(own: _Front, front: _Front, at: str) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return own − front over their common range, (1 + B,), and the point estimate's range."""
+    low, high = np.maximum(own.start, front.start), np.minimum(own.end, front.end)
+    level = _spread(low, high, (np.arange(STEPS) + 0.5) / STEPS)
+    gap = attained(own.need, own.cost, level) - attained(front.need, front.cost, level)
+    return (gap if at == "clip" else -gap).mean(1), (low[0], high[0])
+
+
 def compare_fronts(
     curves: Mapping[str, Curve], focus: str, at: str, other: Mapping[str, dict]
 ) -> dict[str, dict]:
@@ -126,7 +153,9 @@ def compare_fronts(
 
     at     "clip": FID at equal CLIP, lower is better; "fid": CLIP at equal FID, higher is better
     other  arms that are not in `curves` → {"verdict": why}; kept, and no part of Holm's family
-    A comparison holds difference, interval, p, p_holm, verdict and `range`, in CLIP or FID.
+    A comparison holds difference, interval, p, p_holm, verdict and `range`, in CLIP or FID; and
+    `smooth`, what the difference is of smooth curves through the same points: how much of it may be
+    due to straight pieces, which lie above a bent front.
     """
     fronts = {arm: _Front.of(curve, at) for arm, curve in curves.items()}
     family: dict[str, dict] = {}
@@ -135,13 +164,12 @@ def compare_fronts(
         for arm, front in fronts.items():
             if arm == focus:
                 continue
-            low, high = np.maximum(own.start, front.start), np.minimum(own.end, front.end)
-            level = _spread(low, high, (np.arange(STEPS) + 0.5) / STEPS)
-            gap = attained(own.need, own.cost, level) - attained(front.need, front.cost, level)
-            gap = (gap if at == "clip" else -gap).mean(1)
-            ends = sorted(_natural(x, at) for x in (min(low[0], high[0]), high[0]))
+            gap, (low, high) = _mean_gap(own, front, at)
+            ends = sorted(_natural(x, at) for x in (min(low, high), high))
             found = difference(gap[0], gap[1:], curves[focus].prompts)
-            family[arm] = found | {"range": ends}
+            bent = (f.smooth(curves[a].omega) for f, a in ((own, focus), (front, arm)))
+            (smooth,), _ = _mean_gap(*bent, at)
+            family[arm] = found | {"range": ends, "smooth": float(smooth)}
     return judge({**family, **other}, at == "clip")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from eval import records
 from eval import reference as references
 from eval.cells import Cell, by_prompt, measure, notes
-from eval.compare import comparisons, few_strengths
+from eval.compare import bent_fronts, comparisons, few_strengths
 from eval.extractor import Extractor, extractor_for
 from eval.features import extract
 from eval.folder import SHARED_NOISE, read_json
@@ -111,9 +111,10 @@ def score(
         },
         **_looks(ref),
         "cells": {key: cell.entry for key, cell in cells.items()},
-        "notes": [*notes(cells, problems), *_doubts(config), *few_strengths(cells)],
         **comparisons(cells),
     }
+    doubts = [*_doubts(config), *few_strengths(cells), *bent_fronts(results["front"])]
+    results["notes"] = [*notes(cells, problems), *doubts]
     family = len(results["verdict"]["clip"])  # Holm's smallest p-value has this factor
     if least_p(len(prompts)) * family >= 0.05:
         results["notes"].append(

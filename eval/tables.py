@@ -94,14 +94,18 @@ def more_rows(results: dict) -> list[list[str]]:
 
 
 def difference_text(comparison: dict | None, digits: int = 2, factor: float = 1) -> str:
-    """Say one comparison in a table cell: difference, 95 % interval, word."""
+    """Say one comparison in a table cell: difference, 95 % interval, word.
+
+    Fronts that meet in a point alone were compared there: no mean over a range.
+    """
     if comparison is None:
         return MISSING
     if "difference" not in comparison:
         return comparison["verdict"]
     value, low, high = (factor * v for v in (comparison["difference"], *comparison["interval"]))
     shown = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    return f"{shown} {comparison['verdict']}"
+    low, high = comparison.get("range", (0, 1))
+    return f"{shown} {'at one point: ' if low == high else ''}{comparison['verdict']}"
 
 
 def matched_header(results: dict, at: str) -> list[str]:

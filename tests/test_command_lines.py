@@ -65,6 +65,10 @@ def test_what_a_gpu_does_is_timed_by_the_wall_after_it_is_done(kind, monkeypatch
         ("benchmarks.guidance_bands --seeds 3-1", "seeds '3-1': the range 3-1 runs backwards"),
         ("benchmarks.guidance_bands --batch 0", "argument --batch: '0' must be a whole number"),
         ("benchmarks.mixture --arms foo", "unknown sampler 'foo'"),
+        (
+            "benchmarks.mixture --seeds 3-1",
+            "argument --seeds: seeds '3-1': the range 3-1 runs back",
+        ),
         ("benchmarks.mixture --nfe 0", "argument --nfe: '0' must be a whole number of at least 1"),
         ("benchmarks.ablations --nfe x", "argument --nfe: 'x' must be whole numbers of at least"),
         ("benchmarks.ablations --seeds 3-1", "argument --seeds: seeds '3-1': the range"),

@@ -1,9 +1,11 @@
 """Matched guidance: what a polyline attains, levels, and the mean difference of two fronts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from eval.front import Curve, attained, compare_fronts, levels, matched, straight
+from eval.front import PIECES, Curve, attained, between, compare_fronts, levels, matched, straight
 
 
 def curve(clip, fid, noise=0.0, common=0.0, resamples=400, seed=0):
@@ -12,7 +14,8 @@ def curve(clip, fid, noise=0.0, common=0.0, resamples=400, seed=0):
     shape = (resamples, len(clip))
     shared = common * np.random.default_rng(99).normal(size=(resamples, 1))
     draws = clip + shared + noise * rng.normal(size=shape)
-    return Curve(np.arange(len(clip)), clip, fid, draws, fid + noise * rng.normal(size=shape), 100)
+    costs = fid + noise * rng.normal(size=shape)
+    return Curve(np.arange(1, len(clip) + 1), clip, fid, draws, costs, 100)
 
 
 def read(clip, fid, *level):
@@ -47,6 +50,30 @@ def test_it_is_the_minimum_over_a_finely_drawn_polyline():
     level = np.linspace(need.min(), need.max(), 9)[:-1]
     expected = [y[x >= c].min() for c in level]
     assert read(need, cost, *level) == pytest.approx(expected, abs=1e-3)
+
+
+def test_between_scales_values_are_smooth_in_the_logarithm():
+    omega = np.array([1.25, 1.5, 2.0, 3.0, 4.0])
+    fid = 0.3 + (np.log(omega) - 0.4) ** 2
+    found = between(omega, fid[None])[0]
+    np.testing.assert_allclose(found[::PIECES], fid)
+    places = np.interp(np.arange(len(found)) / PIECES, np.arange(5), np.log(omega))
+    assert np.abs(found - 0.3 - (places - 0.4) ** 2).max() < 0.01
+    np.testing.assert_array_equal(between(omega[[0, 0]], fid[None, :2]), fid[None, :2])
+    assert between(omega[:1], fid[None, :1]).shape == (1, 1)
+
+
+@pytest.mark.parametrize("apart", [1.15, 1.25])
+def test_smooth_curves_tell_one_bent_front_at_other_scales_from_a_difference(apart):
+    def arm(omega):
+        x = np.log(omega)
+        made = curve(86 + 2.2 * x - 0.9 * x**2, 0.42 + 0.05 * x + 0.45 * x**2)
+        return replace(made, omega=omega)
+
+    omega = np.array([1.5, 2.0, 2.5])
+    lines = {"theirs": arm(omega), "ours": arm(omega * apart)}
+    found = compare_fronts(lines, "ours", "clip", {})["theirs"]
+    assert abs(found["smooth"]) < found["difference"] / 1.5 < 0.01
 
 
 ARMS = {
@@ -95,8 +122,8 @@ def test_an_arm_with_one_scale_is_compared_at_its_own_score():
 
 
 def test_a_front_of_one_piece_is_told():
-    assert straight(curve([1, 4, 2], [10, 40, 90])) == (0, 1)
-    assert straight(curve([1, 2, 4], [30, 10, 40])) == (1, 2)
+    assert straight(curve([1, 4, 2], [10, 40, 90])) == (1, 2)
+    assert straight(curve([1, 2, 4], [30, 10, 40])) == (2, 3)
     assert straight(curve([1, 2, 4], [10, 20, 40])) is None
     assert straight(curve([4, 2, 1], [10, 20, 40])) is None
     assert straight(curve([1], [10])) is None
