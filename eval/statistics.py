@@ -4,7 +4,7 @@ Images of one prompt hang together (the prompt is easy or hard for every arm and
 unit that is redrawn is the prompt with all of its seeds, never the single image.
 
 Measured by `python -m benchmarks.coverage` (docs/results/coverage.md, standard error 1 point): on
-synthetic data the percentile intervals below hold the truth in 92 to 97 % of the data sets, for
+synthetic data the percentile intervals below hold the truth in 90 to 97 % of the data sets, for
 means (CLIP) and, on the draws of `linear_draws`, for FID and what is read off FID–CLIP fronts. Only
 where a difference of FID and its derivatives nearly vanish are they wider than need be (99 %).
 """
