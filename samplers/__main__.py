@@ -33,16 +33,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def stable_diffusion() -> NoiseSchedule:
-    """Return SD's schedule: scaled-linear betas from 0.00085 to 0.012, 1,000 timesteps."""
-    low, high = 0.00085**0.5, 0.012**0.5
-    product, table = 1.0, []
-    for t in range(1000):
-        product *= 1 - (low + t / 999 * (high - low)) ** 2
-        table.append(product)
-    return NoiseSchedule(table)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m samplers",
@@ -61,7 +51,12 @@ def main() -> int:
         return 0
     try:
         plan = compile_plan(
-            args.name, stable_diffusion(), args.nfe, args.scale, omega=args.omega, grid=args.grid
+            args.name,
+            NoiseSchedule.stable_diffusion(),
+            args.nfe,
+            args.scale,
+            omega=args.omega,
+            grid=args.grid,
         )
     except ValueError as error:
         print(error, file=sys.stderr)

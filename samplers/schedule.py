@@ -65,6 +65,16 @@ class NoiseSchedule:
             table[-1] = min(ZERO_SNR, table[-2] / 2)
         return cls(table[1:] if table and table[0] >= 1 else table)
 
+    @classmethod
+    def stable_diffusion(cls) -> NoiseSchedule:
+        """SD's own: betas from 0.00085 to 0.012, linear in their roots, over 1,000 timesteps."""
+        low, high = 0.00085**0.5, 0.012**0.5
+        product, table = 1.0, []
+        for t in range(1000):
+            product *= 1 - (low + t / 999 * (high - low)) ** 2
+            table.append(product)
+        return cls(table)
+
     @property
     def num_timesteps(self) -> int:
         return len(self.alphas_cumprod)

@@ -20,7 +20,6 @@ import latent_sdxl
 from pipelines.approximate import approximated
 from pipelines.approximation import parse
 from samplers import NoiseSchedule, compile_plan, generators, loop
-from samplers.__main__ import stable_diffusion
 from samplers.dropin.inline import inline_region
 
 STANDINS = Path(__file__).parents[1] / "standins"
@@ -172,7 +171,7 @@ def self_contained(base: str, arm: str, nfe: int) -> Host:
     names = {"torch": torch, "tqdm": lambda rows, **_: rows, base: Host}
     names |= {"SDXLLightning": type(None), "register_solver": lambda name: lambda cls: cls}
     exec(inline_region(base, arm, verify=False), names)
-    solver, schedule = names["BaseDDIMCFGpp"](), stable_diffusion()
+    solver, schedule = names["BaseDDIMCFGpp"](), NoiseSchedule.stable_diffusion()
     table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)
     solver.scheduler = SimpleNamespace(alphas_cumprod=table, timesteps=range(nfe))
     rows = solver._rows(nfe, 0.6)

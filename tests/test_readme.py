@@ -14,8 +14,8 @@ from eval.compare import FOCUS
 from eval.page import page
 from eval.summary import side_by_side
 from eval.tables import difference_text
-from samplers import compile_plan
-from samplers.__main__ import stable_diffusion, table
+from samplers import NoiseSchedule, compile_plan
+from samplers.__main__ import table
 from samplers.registry import _RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +138,8 @@ def test_single_bests_in_the_prose_are_the_committed_ones():
 
 
 def test_the_mean_strength_of_the_default_is_what_the_plan_says():
-    plans = (compile_plan(FOCUS, stable_diffusion(), 20, omega=w) for w in (1.5, 3, 5))
+    schedule = NoiseSchedule.stable_diffusion()
+    plans = (compile_plan(FOCUS, schedule, 20, omega=w) for w in (1.5, 3, 5))
     means = [f"{plan.omega:.1f}" for plan in plans]
     told = "mean over 20 steps: {} at ω = 1.5, {} at 3, {} at 5)".format(*means)
     assert told in " ".join(README.split())
@@ -173,7 +174,7 @@ def test_the_added_sampler_runs(monkeypatch):
     assert len([line for line in added.splitlines() if line.strip()]) <= 12
     monkeypatch.setattr("samplers.registry._RECIPES", dict(_RECIPES))
     exec(added, {})
-    schedule = stable_diffusion()
+    schedule = NoiseSchedule.stable_diffusion()
     mine, ours = (compile_plan(n, schedule, 9, 5.0, grid="karras") for n in ("my_euler", "ddim"))
     assert mine.rows == ours.rows
 

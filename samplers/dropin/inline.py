@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from samplers import compile as compiler
 from samplers import guidance
-from samplers.__main__ import stable_diffusion
 from samplers.compile import compile_plan
 from samplers.dropin.inline_check import verify_region
 from samplers.dropin.inline_parts import Parts
@@ -81,7 +80,7 @@ def inline_region(base: str, arm: str, verify: bool = True) -> str:
 
 
 def _plan(recipe: Recipe, nfe: int = 12) -> Plan:
-    return compile_plan(recipe.name, stable_diffusion(), nfe)
+    return compile_plan(recipe.name, NoiseSchedule.stable_diffusion(), nfe)
 
 
 def _head(recipe: Recipe, host: Host) -> list[str]:
@@ -94,7 +93,6 @@ def _head(recipe: Recipe, host: Host) -> list[str]:
         "    Self-contained: generated from functions of the same names in cfgpp-samplers. States",
         "    are x = z/α at σ = √((1 − ᾱ)/ᾱ), clean estimates D = x − σ·ε, and λ = −ln σ.",
         '    """',
-        "",
     ]
 
 
@@ -168,7 +166,9 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
     tail = [
         "if not abs(cfg_guidance) < torch.inf:",
         '    raise ValueError(f"cfg_guidance is {cfg_guidance}; must be a finite number")',
-        "schedule = NoiseSchedule(a for a in self.scheduler.alphas_cumprod.tolist() if a < 1)",
+        # as `NoiseSchedule.from_scheduler`: without CFGpp's 1.0, and with a zero terminal SNR
+        "*table, last = (a for a in self.scheduler.alphas_cumprod.tolist() if a < 1)",
+        "schedule = NoiseSchedule([*table, last or min(2**-24, table[-1] / 2)])",
     ]
     if host.distilled:
         other = parts.add(trailing, {})

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import torch
 
 from samplers import compile as compiler
-from samplers.__main__ import stable_diffusion
 from samplers.plan import Row
 from samplers.registry import Recipe
 from samplers.schedule import NoiseSchedule
@@ -21,10 +20,13 @@ def verify_region(text: str, recipe: Recipe, base: str) -> None:
     names = {"torch": torch, "tqdm": iter, "register_solver": lambda name: lambda cls: cls}
     names |= {base: type(base, (), {}), "SDXLLightning": type("Lightning", (), {})}
     exec(compile(text, f"<{recipe.name}>", "exec"), names)
-    region, schedule = names["BaseDDIMCFGpp"](), stable_diffusion()
-    table = torch.tensor([1.0, *schedule.alphas_cumprod], dtype=torch.float64)
-    region.scheduler = SimpleNamespace(alphas_cumprod=table)
-    for nfe, value in product((1, 2, 5, 20), (0.6, 7.5)):
+    region = names["BaseDDIMCFGpp"]()
+    table = [1.0, *NoiseSchedule.stable_diffusion().alphas_cumprod]
+    cases = [(table, *case) for case in product((1, 2, 5, 20), (0.6, 7.5))]
+    cases.append(([*table[:-1], 0.0], 5, 0.6))  # zero terminal SNR
+    for alphas, nfe, value in cases:
+        region.scheduler = SimpleNamespace(alphas_cumprod=torch.tensor(alphas, dtype=torch.float64))
+        schedule = NoiseSchedule.from_scheduler(region.scheduler)
         due = _expected(recipe, schedule, nfe, value)
         made = [_flat(row) for row in region._rows(nfe, value)]
         same = [
