@@ -35,11 +35,6 @@ class Cell:
         return len(np.unique(self.features.prompt))
 
 
-def clip_score(cosines: np.ndarray) -> float:
-    """Return 100 × the mean image–caption cosine (not 2.5 × as in Hessel et al. 2021)."""
-    return 100 * float(np.mean(np.asarray(cosines, np.float64)))
-
-
 def by_prompt(features: Features, values: np.ndarray, prompts: int) -> list[np.ndarray]:
     """Split values of images into one array per prompt."""
     return [values[features.prompt == p] for p in range(prompts)]

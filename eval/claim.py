@@ -59,8 +59,7 @@ def sentence(results: Mapping) -> str:
     arms = len(results["front"]["clip"])
     size = f"{results['prompt_count']} prompts × {len(results['seeds'])} seeds"
     head = f"{results['stamp']}. `{results['focus']}` at NFE {results['nfe']} against {arms} arms"
-    doubt = "" if results.get("noise") else " (all prompts of a seed shared their start noise)"
-    return f"{head} ({size}): {'; '.join(parts)}{doubt}. {_at_once(results)}"
+    return f"{head} ({size}): {'; '.join(parts)}. {_at_once(results)}"
 
 
 def beaten_at_once(results: Mapping) -> tuple[float | None, list[str]]:

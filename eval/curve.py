@@ -18,7 +18,7 @@ from pathlib import Path
 from eval import models
 from eval.arms import parse_arms
 from eval.drawers import drawer
-from eval.folder import SHARED_NOISE, read_json, write_json
+from eval.folder import read_json, write_json
 from eval.images import write_atomic
 from eval.pick import load_scored
 from eval.run import Request, run
@@ -65,8 +65,6 @@ def curve(
     config = read_config(folder)
     if (folder / "results.json").is_file():
         load_scored(folder, config)  # the report will need it: what it lacks is told before drawing
-    if "noise" not in config:
-        raise ValueError(f"{folder} was {SHARED_NOISE}; run it again into another folder first")
     if omega is None:
         known = sorted({entry["omega"] for entry in config["arms"]})
         omega = known[len(known) // 2]

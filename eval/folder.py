@@ -24,9 +24,6 @@ from eval.lock import FILE as LOCK
 INFORMATIVE = ("prompts_file", "prompts_sha256")
 PACKAGES = ("diffusers", "transformers", "accelerate", "open_clip_torch", "numpy", "pillow")
 CODE = ("samplers", "pipelines")  # what turns a plan into an image
-SHARED_NOISE = (  # what is wrong with a run whose config.json has no "noise"
-    "drawn by an earlier version, in which all prompts of a seed shared their start noise"
-)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -80,8 +77,6 @@ def open_folder(folder: Path, config: dict) -> dict:
         shared = {a["key"] for a in old["arms"]} & {a["key"] for a in config["arms"]}
         differing = differences(_only(old, shared), _only(config, shared))
         if differing:
-            if "noise" not in old:
-                raise ValueError(f"{folder} was {SHARED_NOISE}; give another --out")
             fixed = any(found.startswith(("seeds", "prompts", "batch")) for found in differing)
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "

@@ -73,7 +73,7 @@ def write_png(path: Path, pixels: np.ndarray, texts: Mapping[str, str]) -> None:
 def is_valid_png(path: Path, size: tuple[int, int], texts: Mapping[str, str]) -> bool:
     """Tell whether a PNG is complete, decodes, has `size` (width, height) and exactly `texts`.
 
-    A chunk `MEASURED` is no condition: images of earlier versions have none.
+    What a chunk `MEASURED` says is no condition: it is not known before.
     """
     try:
         data = path.read_bytes()

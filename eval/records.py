@@ -16,7 +16,6 @@ from eval.folder import read_json, write_json
 from eval.reading import SAME
 
 INVALID = "invalid"
-ONE_FILE = "invalid.json"  # of earlier versions: arm key -> [{"file", "reason"}]
 
 
 def rank_file(folder: Path, stem: str, rank: int) -> Path:
@@ -53,24 +52,9 @@ class Records:
         at_once     images in one call of the network, at most
         peak_bytes  of device memory, where the device tells
         """
-        cost = merged([self._timing.get(key), _cost(images, seconds, at_once, peak_bytes)])
-        self._timing[key] = cost
+        own = {"images": images, "seconds": seconds, "at_once": [at_once], "peak_bytes": peak_bytes}
+        self._timing[key] = merged([self._timing.get(key), own])
         write_json(self._timing_path, self._timing)
-
-    def adopt(self, batch_of: Mapping[str, int]) -> None:
-        """Split an earlier version's invalid.json into the records of its batches.
-
-        batch_of  file → number of its batch
-        """
-        old = self._folder / ONE_FILE
-        for key, entries in read_json(old).items():
-            parts: dict[int, dict[str, str]] = {}
-            for entry in entries:
-                if entry["file"] in batch_of:
-                    parts.setdefault(batch_of[entry["file"]], {})[entry["file"]] = entry["reason"]
-            for batch, reasons in parts.items():
-                self.replace(key, batch, reasons)
-        old.unlink(missing_ok=True)
 
     def _part(self, key: str, batch: int) -> Path:
         return self._folder / INVALID / key / f"{batch:04d}.json"
@@ -78,10 +62,7 @@ class Records:
 
 def invalid(folder: Path) -> dict[str, list[dict[str, str]]]:
     """Return arm key → [{"file", "reason"}], both in order: all images that cannot be scored."""
-    found = {
-        key: {entry["file"]: entry["reason"] for entry in entries}
-        for key, entries in read_json(folder / ONE_FILE).items()
-    }
+    found: dict[str, dict[str, str]] = {}
     for part in (folder / INVALID).glob("*/*.json"):
         found.setdefault(part.parent.name, {}).update(_reasons(part))
     return {
@@ -123,9 +104,9 @@ def seconds_per_image(folder: Path) -> dict[str, float]:
     return {key: round(c["seconds"] / c["images"], 5) for key, c in costs(folder).items()}
 
 
-def merged(parts: Sequence[dict | float | None]) -> dict:
-    """Add up costs; a number, the seconds per image of earlier versions, counts as one image."""
-    known = [p if isinstance(p, dict) else _cost(1, p, 0, None) for p in parts if p is not None]
+def merged(parts: Sequence[dict | None]) -> dict:
+    """Add up costs."""
+    known = [p for p in parts if p is not None]
     peaks = [p["peak_bytes"] for p in known if p["peak_bytes"]]
     return {
         "images": sum(p["images"] for p in known),
@@ -133,11 +114,6 @@ def merged(parts: Sequence[dict | float | None]) -> dict:
         "at_once": sorted({n for p in known for n in p["at_once"]}, reverse=True),
         "peak_bytes": max(peaks, default=None),
     }
-
-
-def _cost(images: int, seconds: float, at_once: int, peak_bytes: int | None) -> dict:
-    sizes = [at_once] if at_once else []
-    return {"images": images, "seconds": seconds, "at_once": sizes, "peak_bytes": peak_bytes}
 
 
 def _reasons(path: Path) -> dict[str, str]:

@@ -84,7 +84,6 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
         config = open_folder(request.out, config)
         own = records.Records(request.out, part.rank)
         drawing = Drawing(config, request.out, own)
-        own.adopt({row.file: n for n, rows in enumerate(drawing.batches) for row in rows})
         lock.share()
         note = record_environment(records.rank_file(request.out, "env", part.rank), device)
         notes = [*lock.notes, *([note] if note else []), *_others(config, arms)]

@@ -19,7 +19,7 @@ from eval.cells import Cell, by_prompt, measure, notes
 from eval.compare import bent_fronts, comparisons, few_strengths
 from eval.extractor import Extractor, extractor_for
 from eval.features import extract
-from eval.folder import SHARED_NOISE, read_json
+from eval.folder import read_json
 from eval.images import write_atomic
 from eval.progress import Progress
 from eval.reference_set import Reference
@@ -51,17 +51,6 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def seconds_per_image(folder: Path) -> dict[str, float]:
-    """Return sampling time by arm key: printed beside the scores, never part of them."""
-    return records.seconds_per_image(folder)
-
-
-def image_size(config: dict) -> tuple[int, int]:
-    """Return (width, height) from the configuration's `size`, a number or a pair."""
-    size = config["size"]
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
 def score(
     folder: Path,
     scorer: str | None = None,
@@ -88,7 +77,7 @@ def score(
     if not wants_fid:
         problems["fid"] = "no reference given; pass --reference with a folder or an .npz"
     elif "fid" not in problems:
-        ref = references.load(reference, extractor, image_size(config), config["standin"])
+        ref = references.load(reference, extractor, tuple(config["size"]), config["standin"])
     cells = _cells(folder, config, extractor, weights, ref)
     if not any(cell.entry["n"] for cell in cells.values()):
         raise ValueError(f"{folder}: no usable image of any arm; start 'python -m eval run' again")
@@ -96,7 +85,7 @@ def score(
     results = {
         "stamp": stamp(config),
         **{k: config[k] for k in ("model", "standin", "nfe", "seeds", "prompts_sha256")},
-        "noise": config.get("noise"),
+        "noise": config["noise"],
         "prompt_count": len(prompts),
         "bootstrap": bootstrap,
         "options": _portable(scorer=scorer, second_scorer=second_scorer, reference=reference),
@@ -127,7 +116,7 @@ def score(
             "2000"
         )
     _write(folder, results, cells, prompts)
-    print(full_text(results, seconds_per_image(folder)))
+    print(full_text(results, records.seconds_per_image(folder)))
     if any(cell.entry["missing"] for cell in cells.values()):
         print(f"\nTo finish the run: {_continuing(config, folder, results)}")
     return results
@@ -151,10 +140,6 @@ def _doubts(config: dict) -> list[str]:
             f"{prompts} prompts are few: intervals over prompts are somewhat too narrow then, "
             f"whatever the number of seeds; take {FEW_PROMPTS} or more"
         )
-    if "noise" not in config:
-        doubts.append(
-            f"{SHARED_NOISE}: intervals do not cover that draw; run it again into another folder"
-        )
     return doubts
 
 
@@ -167,7 +152,7 @@ def _continuing(config: dict, folder: Path, results: dict) -> str:
 
 def _cells(folder: Path, config: dict, extractor: Extractor, weights, ref) -> dict[str, Cell]:
     known_bad = records.invalid(folder)
-    prompts, seeds, size = config["prompts"], config["seeds"], image_size(config)
+    prompts, seeds, size = config["prompts"], config["seeds"], tuple(config["size"])
     text = extractor.scorer.texts(prompts)
     text2 = extractor.second.texts(prompts) if extractor.second else None
     cells: dict[str, Cell] = {}

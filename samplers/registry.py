@@ -12,6 +12,7 @@ from samplers.errors import choose, finite, whole
 from samplers.guidance import read_cfg_guidance
 from samplers.solvers import Stage
 
+STRENGTHS = ("omega", "lambda", "kick", "leaky_kick")
 _GIVEN = ("lam", "nfe")  # what `Recipe.stages` hands to a solver: no options of it
 
 
@@ -122,6 +123,7 @@ _RECIPES: dict[str, Recipe] = {}
 
 def register(recipe: Recipe) -> Recipe:
     """Make a recipe available under its name; a name cannot be taken twice."""
+    choose("strength", recipe.strength, dict.fromkeys(STRENGTHS))
     if recipe.name in _RECIPES:
         raise ValueError(f"sampler {recipe.name!r} is registered already; choose another name")
     _RECIPES[recipe.name] = recipe

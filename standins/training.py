@@ -57,12 +57,12 @@ class Checkpoint:
         """Return the state to resume from, None when there is none.
 
         Raises ValueError when other arguments made it: a card would state what made nothing. More
-        steps may be asked for. Checkpoints of earlier versions do not say, and are taken.
+        steps may be asked for.
         """
         if not self.path.exists():
             return None
         state = torch.load(self.path, map_location=self._device)
-        for name, before in state.get("settings", {}).items():
+        for name, before in state["settings"].items():
             wanted = self._settings.get(name)
             if wanted == before or (name == "steps" and wanted > before):
                 continue

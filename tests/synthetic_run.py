@@ -17,6 +17,8 @@ ARMS = ("ddim", "ddim_cfg++", "exp2m_cfg++")
 OMEGAS = (1.5, 3.0, 5.0, 7.5)
 SEEDS = (0, 1, 2)
 
+COST = {"images": 1, "seconds": 0.1, "at_once": [4], "peak_bytes": None}  # of drawing an arm
+
 
 def pattern(prompt: str) -> np.ndarray:
     """Return the 4×4×3 picture, in 0 … 1, that a perfect model would draw for a prompt."""
@@ -84,7 +86,7 @@ def make_run(folder: Path, arms=ARMS, omegas=OMEGAS, prompts=PROMPTS, seeds=SEED
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "env.json").write_text(json.dumps({"python": "3", "device": "cpu"}))
-    (folder / "timing.json").write_text(json.dumps({e["key"]: 0.1 for e in entries}))
+    (folder / "timing.json").write_text(json.dumps({e["key"]: COST for e in entries}))
     return folder
 
 

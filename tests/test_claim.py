@@ -66,11 +66,6 @@ def test_one_strength_is_held_to_both_bests_of_an_arm():
     assert beaten_at_once(run) == (None, [])
 
 
-def test_a_run_of_shared_start_noise_is_told_from_others():
-    old = results("m", a="better") | {"noise": None}
-    assert "(all prompts of a seed shared their start noise)." in sentence(old)
-
-
 def test_the_table_has_every_arm_of_every_model():
     text = claim({"m": results("m", a="better"), "n": results("n", a="worse", b="better")})
     (a,) = [line for line in text.splitlines() if line.startswith("| `a`")]

@@ -105,14 +105,6 @@ def test_an_arm_that_cannot_spend_an_nfe_is_named(run, monkeypatch):
     assert curve(run, 4)["skipped"] == found["skipped"]  # what is not asked for again stays
 
 
-def test_a_run_of_shared_start_noise_is_refused(run):
-    config = read_json(run / "config.json")
-    del config["noise"]
-    write_json(run / "config.json", config)
-    with pytest.raises(ValueError, match="all prompts of a seed shared their start noise"):
-        curve(run, 2)
-
-
 def test_other_settings_are_refused(run):
     curve(run, 2)
     with pytest.raises(ValueError, match=r"other settings \(omega: 7\.5, now 3\); delete that"):

@@ -13,9 +13,7 @@ import pytest
 import torch
 from eval_double import SIDE, Double, contents, draw, place, request, spoil
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from eval import records
 from eval.arms import parse_arms
 from eval.drawers import drawer
 from eval.prompts import noise_seed
@@ -148,16 +146,6 @@ def test_every_pinned_field_is_compared(folder):
             draw(request(folder, arms="ddim@3"))
 
 
-def test_a_folder_of_shared_start_noise_is_refused_in_plain_words(folder):
-    outcome, _ = draw(request(folder, arms="ddim@3"))
-    path = outcome.folder / "config.json"
-    config = json.loads(path.read_text())
-    del config["noise"]
-    path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"all prompts of a seed shared .*; give another --out$"):
-        draw(request(folder, arms="ddim@3"))
-
-
 def test_arms_and_scales_join_a_run_and_equal_one_that_had_them_at_once(folder):
     draw(request(folder, arms="ddim@w3,ddim_cfg++@0.6", out=folder / "grown"))
     grown, double = draw(request(folder, out=folder / "grown"))  # ddim@w7.5 is new
@@ -185,29 +173,6 @@ def test_a_run_that_drew_nothing_yet_takes_other_settings(folder):
     assert outcome.drawn == 9
     config = json.loads((outcome.folder / "config.json").read_text())
     assert config["batch"] == 2 and [arm["key"] for arm in config["arms"]] == ["ddim@w3"]
-
-
-def test_a_folder_of_an_earlier_version_is_taken_over(folder):
-    outcome, _ = draw(request(folder, arms="ddim@3"), Double(spoil))
-    out = outcome.folder
-    before, known = contents(out), records.invalid(out)
-    for path in out.glob("images/*/*.png"):  # as it was: no latent_std, one file of reasons
-        with Image.open(path) as image:
-            chunks = PngInfo()
-            for name, text in image.text.items():
-                if name != "latent_std":
-                    chunks.add_text(name, text)
-            image.save(path, pnginfo=chunks)
-    for part in out.glob("invalid/*/*.json"):
-        part.unlink()
-    (out / "invalid.json").write_text(json.dumps(known))
-    (out / "timing.json").write_text('{"ddim@w3": 0.25}')
-    assert records.invalid(out) == known and records.seconds_per_image(out) == {"ddim@w3": 0.25}
-    again, double = draw(request(folder, arms="ddim@3"), Double(spoil))
-    assert double.batches == [] and records.invalid(out) == known
-    assert {n: d for n, d in contents(again.folder).items() if not n.endswith("png")} == {
-        n: d for n, d in before.items() if not n.endswith("png")
-    }
 
 
 def test_a_comment_in_the_prompt_file_does_not_stop_a_resume(folder):

@@ -176,7 +176,7 @@ def test_damaged_reasons_are_found_again(folder, whole, damage):
     assert again.drawn == 4 and contents(folder / "run") == whole
 
 
-@pytest.mark.parametrize("name", ["config.json", "env.json", "timing.json", "invalid.json"])
+@pytest.mark.parametrize("name", ["config.json", "env.json", "timing.json"])
 def test_other_damaged_files_stop_the_run_in_one_line(folder, name):
     draw(request(folder))
     (folder / "run" / name).write_text('{"model": ')

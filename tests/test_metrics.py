@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from eval.cells import clip_score
 from eval.kernels import cmmd, cubic, kid, within
 from eval.metrics import (
     Statistics,
@@ -156,10 +155,6 @@ def test_which_side_is_real():
     assert precision_recall(cluster, real) == (1.0, 0.5)
     assert precision_recall(real, cluster) == (0.5, 1.0)
     assert precision_recall(cluster[:3], real) is None
-
-
-def test_clip_score_is_a_hundred_times_the_cosine():
-    assert clip_score(np.array([0.25, 0.35])) == pytest.approx(30)
 
 
 def test_errors_name_what_is_wrong():

@@ -80,6 +80,8 @@ def test_a_new_sampler_is_one_line(schedule, monkeypatch):
     assert compile_plan("mine", schedule, 8).scale == 7.5
     with pytest.raises(ValueError, match="sampler 'mine' is registered already; choose another"):
         register(mine)
+    with pytest.raises(ValueError, match="unknown strength 'omgea'; did you mean 'omega'"):
+        register(Recipe("yours", euler, "uniform", "omgea", 1, "a test"))
 
 
 def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
