@@ -215,6 +215,11 @@ def _check_scoring(args: argparse.Namespace) -> None:
         from eval.reference import check
 
         check(args.reference)
+    for spec in (args.scorer, args.second_scorer):
+        if spec is not None:
+            from eval.scorers import check_scorer
+
+            check_scorer(spec)
 
 
 def _score(args: argparse.Namespace) -> None:

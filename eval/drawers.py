@@ -92,10 +92,12 @@ def drawer(arm: Arm, sd: Sampler, nfe: int, grid: str | None = None) -> Drawer:
         from samplers import compile_plan
 
         if grid is not None:
-            options.setdefault("grid", grid)
+            if "grid" in options:
+                raise ValueError(f"--grid {grid} and [grid=…] state it twice; leave one out")
+            options["grid"] = grid
         strength = {"omega": arm.omega} if arm.scale is None else {"scale": arm.scale}
         plan = compile_plan(arm.sampler, sd.schedule, nfe=nfe, **strength, **options)
-    except (ValueError, TypeError) as error:  # TypeError: an option that the sampler lacks
+    except ValueError as error:
         raise ValueError(f"arm {arm.key!r}: {error}") from None
     if len(plan) != nfe:
         raise ValueError(

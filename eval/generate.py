@@ -165,6 +165,7 @@ def _arm(request: Request, guidance: dict[str, str]) -> Arm:
 
 def _planned(request: Request, model: models.Sampler, arm: Arm, per_step: int) -> _Method:
     from samplers import compile_plan, read_cfg_guidance
+    from samplers.compile import stated_omega
 
     strength, notes = {}, []
     if request.omega is not None:
@@ -182,11 +183,12 @@ def _planned(request: Request, model: models.Sampler, arm: Arm, per_step: int) -
         )
     options = dict(arm.options)
     if request.grid is not None:
+        if "grid" in options:
+            raise ValueError(
+                f"--grid {request.grid} and {arm.label!r} both state the grid; state one"
+            )
         options["grid"] = request.grid
-    try:
-        plan = compile_plan(arm.sampler, model.schedule, nfe=request.nfe, **strength, **options)
-    except TypeError as error:  # an option that the sampler lacks
-        raise ValueError(f"method {arm.label!r}: {error}") from None
+    plan = compile_plan(arm.sampler, model.schedule, nfe=request.nfe, **strength, **options)
     facts = {
         "method": arm.sampler,
         "options": dict(arm.options),
@@ -196,7 +198,8 @@ def _planned(request: Request, model: models.Sampler, arm: Arm, per_step: int) -
         "omega": plan.omega,
         "steps": math.ceil(len(plan) / per_step),
     }
-    told = f"scale {plan.scale:g}, mean omega {plan.omega:.3g}"
+    stated = stated_omega(plan, model.schedule)
+    told = f"scale {plan.scale:g}, omega {stated:.3g} (mean over the steps {plan.omega:.3g})"
     notes.append(f"{arm.label}: {len(plan)} evaluations, {told}")
 
     drawer = partial(model.generate, plan)

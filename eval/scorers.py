@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +48,36 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_scorer(spec: str) -> tuple[str, str]:
+    """Return open_clip's names of a model and of its weights, the latter "" for a folder's own.
+
+    Raises ValueError for what no scorer can be; nothing is loaded.
+    """
+    import open_clip
+
+    if spec.startswith("local-dir:") or Path(spec).is_dir():
+        folder = Path(spec.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").is_file():
+            raise ValueError(
+                f"scorer folder {folder}: no open_clip_config.json there; train it with "
+                "'python -m standins.train_clip' or pass --scorer NAME/PRETRAINED"
+            )
+        return f"local-dir:{folder}", ""
+    name, _, weights = spec.partition("/")
+    known = open_clip.list_models()
+    if name not in known and not spec.startswith("hf-hub:"):
+        near = get_close_matches(name, known, n=1)
+        raise ValueError(
+            f"unknown scorer {spec!r}{f', did you mean {near[0]!r}?' if near else ';'} give a "
+            "folder or NAME/PRETRAINED of open_clip, such as ViT-B-16/laion2b_s34b_b88k"
+        )
+    if weights == "openai" and not name.endswith("quickgelu"):
+        raise ValueError(
+            f"scorer {spec!r}: OpenAI weights need QuickGELU; use '{name}-quickgelu/openai'"
+        )
+    return name, weights
+
+
 class OpenClip:
     """An open_clip model, from a folder (`FOLDER`, `local-dir:FOLDER`) or by `NAME/PRETRAINED`.
 
@@ -55,21 +86,11 @@ class OpenClip:
     """
 
     def __init__(self, spec: str) -> None:
-        spec = f"local-dir:{spec}" if Path(spec).is_dir() else spec
-        local = spec.startswith("local-dir:")
-        model_name, _, pretrained = (spec, "", "") if local else spec.partition("/")
-        if pretrained == "openai" and not model_name.endswith("quickgelu"):
-            raise ValueError(
-                f"scorer {spec!r}: OpenAI weights need QuickGELU; "
-                f"use '{model_name}-quickgelu/openai'"
-            )
-        folder = Path(spec.removeprefix("local-dir:"))
-        if local and not (folder / "open_clip_config.json").is_file():
-            raise ValueError(
-                f"scorer folder {folder}: no open_clip_config.json there; train it with "
-                "'python -m standins.train_clip' or pass --scorer NAME/PRETRAINED"
-            )
         import open_clip
+
+        model_name, pretrained = check_scorer(spec)
+        local = model_name.startswith("local-dir:")
+        folder = Path(model_name.removeprefix("local-dir:"))
 
         try:
             model, _, self._preprocess = open_clip.create_model_and_transforms(

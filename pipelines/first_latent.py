@@ -20,6 +20,11 @@ from samplers import (
 from samplers.errors import choose
 from samplers.registry import find
 
+ELSEWHERE = {  # what belongs to the other kind of model
+    "prompt": "SDXL takes prompt1",
+    "prompt1": "SD takes prompt",
+    "target_size": "SD takes latent_dim=(1, 4, height // 8, width // 8)",
+}
 SIGMAS = (14.6146,)  # what CFGpp takes for the first noise level where a caller gives none
 
 
@@ -108,6 +113,11 @@ class FirstLatent:
                 f"src_img is {shape[2]}×{shape[3]}; height and width must be multiples of "
                 f"{self.vae_scale_factor} pixels"
             )
+        largest = float(src_img.detach().abs().max())
+        if not largest <= 1 + 1e-3:
+            raise ValueError(
+                f"src_img has values up to {largest:.4g} in size; pass finite ones in [-1, 1]"
+            )
         return self.encode(src_img)
 
     def _noise(
@@ -173,4 +183,6 @@ def kdiffusion_scale(sigmas: Sequence[float] = SIGMAS) -> float:
 
 def _refuse(unknown: dict[str, Any], known: str) -> None:
     if unknown:
-        raise ValueError(f"unknown argument {min(unknown)!r}; {known}")
+        name = min(unknown)
+        hint = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+        raise ValueError(f"unknown argument {name!r}; {known}{hint}")

@@ -224,7 +224,11 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
 
 
 def listed(texts: str | Sequence[str] | None) -> list[str]:
-    return [texts or ""] if texts is None or isinstance(texts, str) else list(texts)
+    if texts is None or isinstance(texts, str):
+        return [texts or ""]
+    if not len(texts):
+        raise ValueError("a list of prompts is empty; give one text per image, or one for all")
+    return list(texts)
 
 
 def texts_of(prompt: Sequence[Any], *names: str, argument: str = "prompt") -> Sequence[Any]:

@@ -110,6 +110,7 @@ def _unit(recipe: Recipe, schedule: NoiseSchedule) -> float:
     return guidance.mean_bell(schedule) if recipe.strength == "lambda" else 1.0
 
 
+_GUIDANCE = ("shape", "interval", "cap")  # options of every rate
 # what others call the arguments of `compile_plan`
 _ELSEWHERE = {
     "cfg_guidance": "scale, or omega in CFG units",
@@ -122,11 +123,12 @@ _ELSEWHERE = {
 def _check_strength(recipe: Recipe, scale: float | None, omega: float | Rate | None) -> None:
     if scale is not None and omega is not None:
         raise ValueError(f"scale={scale} and omega={omega} both state the strength; pass one")
-    if recipe.guidance == "cfg++" and isinstance(scale, Real) and scale > LARGEST_LAMBDA:
+    usual = 1.0 if recipe.strength == "lambda" else LARGEST_LAMBDA  # few kicks may be larger
+    if recipe.guidance == "cfg++" and isinstance(scale, Real) and scale > usual:
         logger.warning(
             "%s: scale=%g is CFG++'s λ, usually 0 to 1; for guidance as strong as CFG's ω = %g "
-            "pass omega=%g",
-            *(recipe.name, scale, scale, scale),
+            "pass omega=%g (in an arm @w%g)",
+            *(recipe.name, scale, scale, scale, scale),
         )
 
 
@@ -159,7 +161,7 @@ def _checked_options(recipe: Recipe, options: Mapping[str, object]) -> dict[str,
     known, options = recipe.options, dict(options)
     for name, value in options.items():
         if name not in known:
-            takes = ", ".join(known) or "none"
+            takes = ", ".join([*known, *([] if recipe.kicks else _GUIDANCE), "grid", "preset"])
             hint = f"; it is {_ELSEWHERE[name]} here" if name in _ELSEWHERE else ""
             raise ValueError(
                 f"sampler {recipe.name!r} takes no option {name}={value!r}{hint}; its options: "

@@ -138,7 +138,7 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ({"name": "dpm++_2s_a", "eta": 1.5}, "eta is 1.5; a 2S ancestral sampler takes 0 to 1"),
         (
             {"name": "ddim", "eta": 1.0},
-            "sampler 'ddim' takes no option eta=1.0; its options: none",
+            "sampler 'ddim' takes no option eta=1.0; its options: shape, interval, cap, grid, pre",
         ),
         (
             {"steps": 20},
@@ -169,7 +169,9 @@ def test_a_lambda_that_looks_like_an_omega_is_logged(schedule, caplog):
     compile_plan("exp2m_cfg++", schedule, 20, scale=7.5)
     (line,) = caplog.messages
     assert line.startswith("exp2m_cfg++: scale=7.5 is CFG++'s λ, usually 0 to 1; ")
-    assert line.endswith("pass omega=7.5")
+    assert line.endswith("pass omega=7.5 (in an arm @w7.5)")
+    compile_plan("exp2m_cfg++", schedule, 20, scale=2)
+    assert "scale=2 is CFG++'s λ" in caplog.messages[-1]
 
 
 def test_a_strong_eta_makes_ancestral_sampling_forget_its_state(schedule):

@@ -1,7 +1,5 @@
 """Scoring a damaged or unfinished run: every bad picture is named, and its arm compared nowhere."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +7,7 @@ from synthetic_run import MeanColours, make_reference, make_run
 
 from eval import score
 from eval.extractor import Extractor
+from eval.records import Records
 
 
 @pytest.fixture
@@ -29,9 +28,7 @@ def test_bad_images_are_counted_left_out_and_make_the_arm_invalid(run, capsys):
     Image.new("RGB", (64, 64), "red").save(images / "000_1.png")
     Image.new("RGB", (32, 32), "red").save(images / "000_2.png")
     (images / "001_0.png").unlink()
-    (run / "invalid.json").write_text(
-        json.dumps({"ddim@w3": [{"file": "001_1.png", "reason": "NaN in the latent"}]})
-    )
+    Records(run).replace("ddim@w3", 0, {"001_1.png": "NaN in the latent"})
     whole = (images / "002_0.png").read_bytes()
     (images / "002_0.png").write_bytes(whole[:-12])  # Pillow does not miss the end chunk
     results = scored(run)
