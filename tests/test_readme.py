@@ -38,20 +38,58 @@ def committed(pattern: str) -> dict[str, dict]:
 
 
 def test_the_results_are_the_committed_ones():
-    runs = committed("more-*")
-    assert len(runs) == 3
-    assert side_by_side(runs) in README
+    for pattern, text in (("captions-*", README), ("more-*", ELSEWHERE)):
+        runs = committed(pattern)
+        assert len(runs) == 3
+        assert side_by_side(runs) in text
+
+
+def verdicts(results: dict) -> dict[str, set[str]]:
+    """Return arm → what the focus arm is against it, in the two measures."""
+    front = results["front"]
+    return {arm: {front[at][arm]["verdict"] for at in front} for arm in front["clip"]}
 
 
 def test_the_claim_is_what_these_results_say():
+    """Which baselines are beaten beyond doubt on which model, and by how much."""
+    level, three = {"not distinguishable"}, ("ddim", "dpm2m", "dpm2s")
+    runs = {r["model"].removeprefix("standin-"): r for r in committed("captions-*").values()}
+    for model, results in runs.items():
+        found = verdicts(results)
+        assert set(found) == {*three, "dpm3m_sde"} and found["dpm3m_sde"] == level
+        assert all(found[arm] == ({"better"} if model == "sd15" else level) for arm in three)
+        for at, sign in (("clip", -1), ("fid", 1)):
+            assert all(sign * results["front"][at][arm]["difference"] > 0 for arm in three)
+
+    def spread(models: tuple[str, ...], at: str) -> tuple[float, float]:
+        gaps = [abs(runs[m]["front"][at][arm]["difference"]) for m in models for arm in three]
+        return min(gaps), max(gaps)
+
+    told = " ".join(README.split())
+    fid, clip = spread(("sd15",), "clip"), spread(("sd15",), "fid")
+    assert (
+        f"(FID at equal CLIP −{fid[0]:.2f} to −{fid[1]:.2f}, CLIP at equal FID +{clip[0]:.1f} to "
+        f"+{clip[1]:.1f})" in told
+    )
+    fid, clip = spread(("sd20", "sdxl"), "clip"), spread(("sd20", "sdxl"), "fid")
+    assert f"(−{fid[0]:.2f} to −{fid[1]:.2f}, +{clip[0]:.1f} to +{clip[1]:.1f})" in told
+    for results in runs.values():
+        gap = results["front"]["clip"]["dpm3m_sde"]
+        shown = f"{gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
+        assert shown.replace("-", "−") in told
+        arms = {arm: best(results, arm)[1] for arm in (FOCUS, *results["front"]["clip"])}
+        assert max(arms, key=arms.__getitem__) == FOCUS
+
+
+def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
+    flat = " ".join(ELSEWHERE.split())
     for results in committed("more-*").values():
         fronts, model = results["front"], results["model"].removeprefix("standin-")
-        words = {arm: {fronts[at][arm]["verdict"] for at in fronts} for arm in fronts["clip"]}
+        words = verdicts(results)
         both = [arm for arm, found in words.items() if found == {"better"}]
-        counted = f"{len(both)} of {{}}12{{}}on [{model}](docs/results/more-{model}/README.md)"
-        flat = " ".join(README.split())
+        counted = f"{len(both)} of {{}}12{{}}on [{model}](more-{model}/README.md)"
         assert any(counted.format("", gap) in flat for gap in (" ", " arms "))
         assert {"ddim", "dpm2m", "dpm2s"} <= set(both) and len(words) == 12
         level = {arm for arm in words if words[arm] == {"not distinguishable"}}
@@ -63,17 +101,16 @@ def test_the_claim_is_what_these_results_say():
         for at, found in gaps.items():
             found += [fronts[at][arm]["difference"] for arm in both]
     near, far = max(gaps["clip"]), min(gaps["clip"])
-    assert f"FID at equal CLIP −{-near:.2f} to −{-far:.2f}, CLIP at equal FID" in README
-    assert f"+{min(gaps['fid']):.1f} to +{max(gaps['fid']):.1f})" in README
+    assert f"(FID at equal CLIP −{-near:.2f} to −{-far:.2f}, where" in flat
+    assert f"CLIP at equal FID +{min(gaps['fid']):.1f} to +{max(gaps['fid']):.1f})" in flat
 
 
 def test_what_one_strength_beats_is_what_these_results_say():
     found = {name.split(",")[0]: beaten_at_once(r) for name, r in committed("more-*").items()}
     assert found["standin-sdxl"][0] == 2 and len(found["standin-sdxl"][1]) == 10
     assert [len(found[f"standin-{m}"][1]) for m in ("sd15", "sd20")] == [1, 0]
-    assert (
-        "10 of the 12 arms, as measured; on sd15 that holds against one, on sd20 against" in README
-    )
+    said = "10 of the 12 arms, as measured; on sd15 that holds against one, on sd20 against"
+    assert said in ELSEWHERE
 
 
 def test_the_overview_is_that_of_the_committed_results():
@@ -87,13 +124,9 @@ def test_the_duels_are_the_committed_ones():
     for folder in duels:
         (results,) = read([folder]).values()
         told = [difference_text(results["front"][at]["dpm3m_sde"]) for at in ("clip", "fid")]
-        (row,) = (line for line in README.splitlines() if f"({place(folder)})" in line)
+        (row,) = (x for x in ELSEWHERE.splitlines() if f"({folder.name}/README.md), " in x)
         assert row.endswith(f"| {' | '.join(told)} |")
         assert f"{results['prompt_count'] * len(results['seeds']):,}" in row
-
-
-def place(folder: Path) -> str:
-    return (folder / "README.md").relative_to(ROOT).as_posix()
 
 
 def best(results: dict, arm: str) -> tuple[float, float]:
