@@ -36,7 +36,7 @@ def rendered(
           (`standins.make_prompts`); no caption of a prompt file is among them.
           DOMAIN: scenes as they come, held-out pairs as often as any other. The captions name such
           pairs twice as often and hardly ever alike objects, so true pictures of the captions are
-          a FID of 1 away from it (docs/evaluation.md)
+          a FID of 1.1 away from it (docs/evaluation.md)
     """
     from standins import make_prompts, scenes
 
