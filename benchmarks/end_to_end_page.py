@@ -105,6 +105,8 @@ def _figure(reports: list[dict], path: Path) -> None:
         single = 1 / statistics.median(seconds["one 1"])
         ax.axhline(single, color="#999999", linestyle="--", label="one at a time")
         ax.set(title=r["size"], xlabel="batch", ylabel="images per second", xscale="log")
+        ax.set_xticks(r["batches"], [str(batch) for batch in r["batches"]])
+        ax.minorticks_off()
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
     figure.savefig(path, dpi=130)

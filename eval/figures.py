@@ -182,6 +182,7 @@ def fronts(runs: Mapping[str, dict]) -> Figure:
 def _front(axes: Axes, results: dict, looks: Mapping[str, dict], ends: bool) -> None:
     """Draw one run's arms; with `ends`, other arms than the focus have their ends labelled, too."""
     arms = by_arm(results)
+    ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.4, "alpha": 0.7}
     for arm, own in arms.items():
         cells = [cell for cell in own if cell["fid"] is not None]
         if not cells:
@@ -198,7 +199,7 @@ def _front(axes: Axes, results: dict, looks: Mapping[str, dict], ends: bool) -> 
                     f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
                     textcoords="offset points", fontsize=FONT if bold else FONT - 2,
                     color=style["color"], fontweight="bold" if bold else "normal",
-                    gid=style["gid"],
+                    gid=style["gid"], zorder=style.get("zorder", 2) + 1, bbox=ground,
                 )  # fmt: skip
     axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
     axes.grid(alpha=0.15)

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 INK = "#1d1f23"  # whatever is drawn in this colour takes the colour of the page's text
+PAPER = "#ffffff"  # and whatever is white that of the ground below it
 
 
 def inline(figure: Figure, name: str, label: str, variables: Mapping[str, str]) -> str:
@@ -42,7 +43,7 @@ def inline(figure: Figure, name: str, label: str, variables: Mapping[str, str]) 
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
     text = re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
-    for colour, replacement in {INK: "currentColor", **variables}.items():
+    for colour, replacement in {INK: "currentColor", PAPER: "var(--card)", **variables}.items():
         text = re.sub(re.escape(colour), replacement, text, flags=re.I)
     text = re.sub(r"<[^>]*>", _rounded, re.sub(r"\n\s*", "\n", text))
     start = f'<svg viewBox="{view}" role="img" aria-label="{html.escape(label)}" '
