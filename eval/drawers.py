@@ -92,9 +92,7 @@ def drawer(arm: Arm, sd: Sampler, nfe: int, grid: str | None = None) -> Drawer:
         from samplers import compile_plan
 
         if grid is not None:
-            if "grid" in options:
-                raise ValueError(f"--grid {grid} and [grid=…] state it twice; leave one out")
-            options["grid"] = grid
+            options.setdefault("grid", grid)
         strength = {"omega": arm.omega} if arm.scale is None else {"scale": arm.scale}
         plan = compile_plan(arm.sampler, sd.schedule, nfe=nfe, **strength, **options)
     except ValueError as error:

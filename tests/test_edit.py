@@ -240,9 +240,34 @@ def test_a_coupled_edit_of_no_picture_is_refused(wrong):
         load("coupled_edit", 3).sample(wrong, prompt=["", "a", "b"])
 
 
-def test_prompts_that_do_not_fit_the_images_are_refused(chosen):
+@pytest.mark.parametrize("name", ["coupled_edit", "ddim_edit"])
+def test_prompts_that_do_not_fit_the_images_are_refused(name, chosen):
     with pytest.raises(ValueError, match=r"2 prompts for 4 images; pass one for all or one each"):
-        load("coupled_edit", 3).sample(stack(chosen), prompt=["", ["a", "b"], "c"])
+        load(name, 3).sample(stack(chosen), prompt=["", ["a", "b"], "c"])
+
+
+@pytest.mark.parametrize("name", ["coupled_edit", "ddim_edit", "ddim_inversion_cfg++"])
+def test_a_misspelt_argument_of_an_edit_is_no_default(name, chosen):
+    words = ["", "a red circle", "a blue circle"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'cfg_guidence'"):
+        load(name, 2).sample(stack(chosen[:1]), prompt=words, cfg_guidence=1.5)
+
+
+def test_pictures_out_of_range_are_refused(chosen):
+    words = ["", "a red circle", "a blue circle"]
+    for wrong, largest in (
+        (255 * stack(chosen[:1]), "255"),
+        (stack(chosen[:1]) * torch.nan, "nan"),
+    ):
+        with pytest.raises(ValueError, match=rf"values up to {largest}.* in \[-1, 1\]"):
+            load("ddim_edit", 2).sample(wrong, prompt=words)
+
+
+def test_a_callback_of_a_coupled_edit_may_return_nothing(chosen):
+    solver, given = load("coupled_edit", 3), (stack(chosen[:1]), 2.0, ["", "a", "b"])
+    watched = solver.sample(*given, seeds=0, callback_fn=lambda step, t, state: None)
+    kept = solver.sample(*given, seeds=0, callback_fn=lambda step, t, state: state)
+    assert torch.equal(watched, kept)
 
 
 @pytest.mark.parametrize("name", ["coupled_edit", "coupled_edit_cfg++"])

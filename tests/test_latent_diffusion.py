@@ -372,3 +372,20 @@ def test_a_v_prediction_network_is_converted(tmp_path, load):
     a = solver.total_alphas[500]
     for got, v in zip(solver.predict_noise(z, t, uc, c), raw, strict=True):
         torch.testing.assert_close(got, a.sqrt() * v + (1 - a).sqrt() * z, atol=1e-5, rtol=1e-4)
+
+
+def test_a_row_without_weight_is_not_evaluated(load):
+    """At ω = 1 the conditional row is all, so `sample` costs half, as `generate` does."""
+    solver = load("dpm2m")
+    before, calls = solver.unet_rows, solver.evaluations
+    solver.sample(cfg_guidance=1.0, prompt=["", PROMPT], seeds=1)
+    assert solver.unet_rows - before == solver.evaluations - calls
+
+
+def test_what_the_network_predicts_may_be_written_into(load):
+    solver = load("ddim")
+    uc, c = solver.get_text_embed("", PROMPT)
+    with torch.no_grad():
+        first, second = solver.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor(9.0), uc, c)
+        second -= first
+    assert second.isfinite().all()

@@ -95,3 +95,14 @@ def test_converted_networks_can_be_asked_for_one_row(kind, schedule):
     out = sample(as_epsilon(model, kind, schedule), noise(), plan)
     assert model.asked == ["cond"] * 4
     torch.testing.assert_close(out, sample(as_epsilon(both, kind, schedule), noise(), plan))
+
+
+def test_a_network_that_keeps_its_embeddings_by_these_names_is_asked_for_both_rows(schedule):
+    class Own:
+        cond = uncond = torch.ones(2, 2)
+
+        def __call__(self, z, t):
+            return both(z, t)
+
+    plan = compile_plan("ddim", schedule, 4, scale=1.0)
+    torch.testing.assert_close(sample(Own(), noise(), plan), sample(both, noise(), plan))
