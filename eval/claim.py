@@ -132,7 +132,12 @@ def overview(runs: Mapping[str, dict], rival: str = "dpm3m_sde") -> str:
     """Return one row per run, by model and NFE: the number of arms that the focus arm is better
     and worse than by Holm's verdict, + those more where the interval alone excludes 0; and what it
     is against the rival, if any run has it."""
-    header = ["run", "prompts", "arms", *(f"{m}: better / worse" for m in MEASURES.values())]
+    header = [
+        "run",
+        "prompts",
+        "arms",
+        *(f"{m}: better / worse (+ by the interval alone)" for m in MEASURES.values()),
+    ]
     met = any(rival in results["front"]["clip"] for results in runs.values())
     header += [f"against `{rival}`: Δ{m}" for m in MEASURES.values()] if met else []
     rows = []

@@ -151,7 +151,12 @@ def _claim(args: argparse.Namespace) -> None:
 
         print(f"figure: {save(fronts(runs), args.fronts)}", file=sys.stderr)
     if args.json:
-        print(json.dumps({name: results["front"] for name, results in runs.items()}))
+        names = {"clip": "fid_at_equal_clip", "fid": "clip_at_equal_fid"}
+        found = {
+            name: {told: results["front"][at] for at, told in names.items()}
+            for name, results in runs.items()
+        }
+        print(json.dumps(found))
     else:
         print(overview(runs) if args.short else claim(runs))
 

@@ -103,7 +103,10 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="second run of m, NFE 20"):
         read([tmp_path, tmp_path / "results.json"])
     assert main(["claim", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["m, NFE 20"]["clip"]["a"]["verdict"] == "better"
+    assert (
+        json.loads(capsys.readouterr().out)["m, NFE 20"]["fid_at_equal_clip"]["a"]["verdict"]
+        == "better"
+    )
     old = tmp_path / "old.json"
     old.write_text('{"model": "m"}')
     assert main(["claim", str(old)]) == 2
