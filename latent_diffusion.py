@@ -20,7 +20,6 @@ from tqdm import tqdm
 from pipelines.coupled_edit import CoupledEdit, doubled
 from pipelines.kdiffusion import append_zero, get_ancestral_step, get_sigmas_karras
 from pipelines.latent_model import each, texts_of
-from pipelines.network import Conditioned
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion import StableDiffusion
 from samplers import Plan, available
@@ -88,7 +87,7 @@ class BaseDDIM(StableDiffusion):
         callback_fn: Callable | None,
     ) -> torch.Tensor:
         """Run a plan from a first latent to images."""
-        z0 = self.run(plan, zt, Conditioned(self.predict_noise, uc, c), callback_fn)
+        z0 = self.run(plan, zt, self.given(uc, c), callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 
@@ -190,9 +189,8 @@ class CoupledEditDDIM(CoupledEdit, BaseDDIM):
         """
         z0 = self.encoded(src_img, "coupled_edit edits")
         uc, c = self.get_text_embed(*doubled(prompt, len(z0)))
-        model = Conditioned(self.predict_noise, uc, c)
-        plan = self.plan(self.sampler, cfg_guidance)
-        z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
+        plan, seeds = self.plan(self.sampler, cfg_guidance), self._seeds(seeds, c=z0)
+        z0 = self.coupled(plan, z0, self.given(uc, c), seeds, callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
 

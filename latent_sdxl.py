@@ -12,7 +12,6 @@ code is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from tqdm import tqdm
 from pipelines.coupled_edit import CoupledEdit, doubled
 from pipelines.latent_model import each, texts_of
 from pipelines.lightning import SDXLLightning
-from pipelines.network import Conditioned
 from pipelines.solver_table import SolverTable
 from pipelines.stable_diffusion_xl import SDXL
 from samplers import available
@@ -72,8 +70,8 @@ class BaseDDIM(SDXL):
         size = (1, 4, *(n // self.vae_scale_factor for n in shape))
         zt = self.initialize_latent(size=size, uc=uc, c=c, **kwargs)
         plan = self.plan(self.sampler, cfg_guidance, grid=self.grid)
-        predict = partial(self.predict_noise, added_cond_kwargs=add_cond_kwargs)
-        return self.run(plan, zt, Conditioned(predict, uc, c), callback_fn)
+        model = self.given(uc, c, added_cond_kwargs=add_cond_kwargs)
+        return self.run(plan, zt, model, callback_fn)
 
 
 # >>> benchmark region
@@ -164,8 +162,7 @@ class EditWordSwapDDIM(BaseDDIM):
             self.conditions(*([null, texts[k]] for null, *texts in words), **sizes) for k in (0, 1)
         )
         zt = self.inversion(z0, uc, c, cfg_guidance, added)
-        predict = partial(self.predict_noise, added_cond_kwargs=added_changed)
-        model = Conditioned(predict, uc, changed)
+        model = self.given(uc, changed, added_cond_kwargs=added_changed)
         z0 = self.run(self.plan(self.sampler, cfg_guidance), zt, model, callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()
 
@@ -200,7 +197,7 @@ class CoupledEditDDIM(CoupledEdit, BaseDDIM):
         sizes = {"target_size": tuple(src_img.shape[-2:]), **sizes}
         words = [prompt and doubled(prompt, len(z0)) for prompt in (prompt1, prompt2)]
         uc, c, added = self.conditions(*words, **sizes)
-        model = Conditioned(partial(self.predict_noise, added_cond_kwargs=added), uc, c)
+        model = self.given(uc, c, added_cond_kwargs=added)
         plan = self.plan(self.sampler, cfg_guidance)
         z0 = self.coupled(plan, z0, model, self._seeds(seeds, c=z0), callback_fn)
         return (self.decode(z0) / 2 + 0.5).clamp(0, 1).cpu()

@@ -164,16 +164,16 @@ def _arm(request: Request, guidance: dict[str, str]) -> Arm:
 
 
 def _planned(request: Request, model: models.Sampler, arm: Arm, per_step: int) -> _Method:
-    from samplers import compile_plan, read_cfg_guidance
+    from samplers import compile_plan
     from samplers.compile import stated_omega
+    from samplers.registry import find
 
     strength, notes = {}, []
     if request.omega is not None:
         strength = {"omega": request.omega}
     elif request.cfg_guidance is not None:
-        is_cfgpp = arm.guidance == "cfg++"
         value = request.cfg_guidance
-        strength = read_cfg_guidance(value) if is_cfgpp else {"scale": value}
+        strength = find(arm.sampler).read(value)
         if "omega" in strength:
             notes.append(f"cfg_guidance {value:g} is too large for CFG++'s lambda: read as omega")
     if arm.sampler == "ddim_cfg++":

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
 
-from pipelines.network import Conditioned
 from samplers import (
     NoiseSchedule,
     Plan,
@@ -61,8 +59,8 @@ class FirstLatent:
         As many evaluations as sampling makes. `add_cond_kwargs` is SDXL's.
         """
         added = {} if add_cond_kwargs is None else {"added_cond_kwargs": add_cond_kwargs}
-        model = Conditioned(partial(self.predict_noise, **added), uc, c)
-        return self.run(self.plan(self.inverse, cfg_guidance), z0.to(self.device), model)
+        plan = self.plan(self.inverse, cfg_guidance)
+        return self.run(plan, z0.to(self.device), self.given(uc, c, **added))
 
     def initialize_latent(
         self, method: str = "random", src_img: torch.Tensor | None = None, **kwargs: Any

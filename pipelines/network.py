@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,6 +27,7 @@ class UNetCalls:
     dtype: torch.dtype
     evaluations: int
     unet_rows: int
+    predict_noise: Callable[..., Pair]
     _epsilon: Callable[..., Pair]
     _graphs = _compiled = False
 
@@ -47,6 +49,10 @@ class UNetCalls:
         self._graphs = self.device.type == "cuda"
         self.unet.compile(mode="reduce-overhead" if self._graphs else None)
         self._compiled = True
+
+    def given(self, uc: torch.Tensor | None, c: torch.Tensor | None, **added: Added) -> Conditioned:
+        """Return this network with its embeddings, as the loop calls it."""
+        return Conditioned(partial(self.predict_noise, **added), uc, c)
 
     def _predict(
         self,

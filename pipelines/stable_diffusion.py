@@ -9,7 +9,6 @@ import torch
 
 from pipelines.latent_model import LatentModel, listed, place, token_ids
 from pipelines.loading import load_pipeline
-from pipelines.network import Conditioned
 from pipelines.text_cache import TextCache
 from samplers.loop import Model, Pair
 
@@ -51,7 +50,7 @@ class StableDiffusion(LatentModel):
         return self._texts(listed(null_prompt))[0], self._texts(listed(prompt))[0]
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
-        return Conditioned(self.predict_noise, *self.get_text_embed(null_prompt, prompts))
+        return self.given(*self.get_text_embed(null_prompt, prompts))
 
     def predict_noise(
         self,

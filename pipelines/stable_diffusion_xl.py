@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 
 from pipelines.latent_model import LatentModel, listed, place, texts_of, token_ids
 from pipelines.loading import load_pipeline, load_vae
-from pipelines.network import Conditioned
 from pipelines.places import FP16_VAE
 from pipelines.text_cache import TextCache
 from samplers.loop import Model, Pair
@@ -117,7 +115,7 @@ class SDXL(LatentModel):
 
     def conditioned(self, prompts: Sequence[str], null_prompt: str = "") -> Model:
         uc, c, added = self.conditions([null_prompt, list(prompts)])
-        return Conditioned(partial(self.predict_noise, added_cond_kwargs=added), uc, c)
+        return self.given(uc, c, added_cond_kwargs=added)
 
     def predict_noise(
         self,
