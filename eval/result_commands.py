@@ -32,6 +32,7 @@ EXAMPLES = {
     "claim": """
   python -m eval claim docs/results/standin-* --figure claim.png
   python -m eval claim docs/results/standin-sd15* --short
+  python -m eval claim docs/results/captions-* --bests
   python -m eval claim runs/mine --json""",
     "reference": """
   python -m eval reference --standin
@@ -78,6 +79,8 @@ def add_result_commands(
     form = claim.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the comparisons as JSON")
     form.add_argument("--short", action="store_true", help="print one row per run, not per arm")
+    text = "print each arm's lowest FID and highest CLIP, too"
+    form.add_argument("--bests", action="store_true", help=text)
     claim.add_argument("--figure", type=Path, help="also draw them into this PNG")
     claim.add_argument("--fronts", type=Path, help="also draw FID against CLIP of all runs")
 
@@ -157,6 +160,10 @@ def _claim(args: argparse.Namespace) -> None:
             for name, results in runs.items()
         }
         print(json.dumps(found))
+    elif args.bests:
+        from eval.summary import bests
+
+        print(bests(runs))
     else:
         print(overview(runs) if args.short else claim(runs))
 

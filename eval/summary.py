@@ -1,20 +1,18 @@
-"""Print one row per arm from results.json files: one file in detail, several side by side.
-
-python -m eval.summary docs/results/standin-sd15/results.json
-python -m eval.summary docs/results/standin-*/results.json
-"""
+"""One row per arm from the results of runs: one run in detail, or several side by side."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from eval.claim import read
 from eval.tables import MISSING, difference_text, markdown
 
 
-def summary(results: dict) -> str:
+def bests(runs: Mapping[str, dict]) -> str:
+    """Return `summary` of one run, or `side_by_side` of several."""
+    return side_by_side(runs) if len(runs) > 1 else summary(*runs.values())
+
+
+def summary(results: Mapping) -> str:
     """Return a markdown table: each arm's best FID, CLIP and captions right over its strengths,
     and focus arm − arm averaged over their common front."""
     focus = results["focus"]
@@ -52,7 +50,7 @@ def _best(cells: Sequence[Mapping], name: str, sign: int, shown: Callable[[Mappi
 SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves
 
 
-def side_by_side(runs: dict[str, dict]) -> str:
+def side_by_side(runs: Mapping[str, dict]) -> str:
     """Return a markdown table over several runs' results: per run each arm's lowest FID, its
     highest CLIP, and what the focus arm is against it in FID at equal CLIP and in CLIP at equal
     FID (≈: not distinguishable). Arms are those of the first run."""
@@ -76,21 +74,3 @@ def side_by_side(runs: dict[str, dict]) -> str:
             ]
         rows.append(row)
     return markdown(header, rows)
-
-
-def main() -> int:
-    paths = [Path(argument) for argument in sys.argv[1:]]
-    if not paths or not all(path.is_file() for path in paths):
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        runs = read(paths)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(side_by_side(runs) if len(runs) > 1 else summary(*runs.values()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

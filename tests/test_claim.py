@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from eval.__main__ import main
 from eval.claim import beaten_at_once, claim, overview, read, sentence
 from eval.claim_figure import BETTER, NEITHER, WORSE, figure
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def cell(arm: str, omega: float, fid: float | None, clip: float, valid: bool = True) -> dict:
@@ -107,6 +110,10 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
         json.loads(capsys.readouterr().out)["m, NFE 20"]["fid_at_equal_clip"]["a"]["verdict"]
         == "better"
     )
+    committed = ROOT / "docs" / "results" / "captions-sd15"
+    assert main(["claim", str(committed), "--bests"]) == 0
+    table = capsys.readouterr().out.strip()
+    assert "highest CLIP" in table and table in (committed / "README.md").read_text()
     old = tmp_path / "old.json"
     old.write_text('{"model": "m"}')
     assert main(["claim", str(old)]) == 2
