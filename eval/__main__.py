@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from eval.arms import DEFAULT_ARMS, DEFAULT_SCALES, parse_scales, with_approximations
-from eval.commands import Parser, add_command, add_place
+from eval.commands import Parser, add_command, add_place, in_one_line
 from eval.picture_commands import MODEL_HELP, add_commands
 from eval.prompts import parse_seeds
 from eval.result_commands import add_result_commands
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         resumes = "; the same command resumes" if args.command in RESUMABLE else ""

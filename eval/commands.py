@@ -44,6 +44,15 @@ def add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="float32, float16 or bfloat16 (default by device)")
 
 
+def in_one_line(error: ValueError | OSError) -> str:
+    """Return what an error says on one line; the system's own errors with what may help."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return (
+            f"{error.filename}: {error.strerror.lower()}; give a place that can be read and written"
+        )
+    return " ".join(str(error).split())
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Say what was wrong in one line and exit with 2, as `python -m eval` does; decorates `main`.
@@ -53,7 +62,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -9,7 +9,9 @@ SD's scaled-linear schedule, 8×8×4 latents, small CLIP text encoders trained a
 caption dropout for classifier-free guidance. Captions that name a held-out composition never
 occur. Renders are fresh: a pool of new scenes is encoded, used a few times with new noise, and
 replaced; SDXL's are also cropped and enlarged, and it is told so. `--start` takes over the weights
-of another family's run where they fit, as SD 2.0's v-model was trained from its ε-model.
+of another family's run where they fit, as SD 2.0's v-model was trained from its ε-model. With
+`--wrong` a share of the captions belongs to another scene, as on the web: such a model hedges,
+and wants stronger guidance.
 `--workers N` runs N data-parallel processes of one thread each (two of them beat two threads on a
 CPU); on a GPU leave it at 1. A command resumes when repeated.
 """
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -86,6 +88,11 @@ class Pool:
         return latents, self.ids[rows], self.time_ids[rows]
 
 
+def replaced(ids: torch.Tensor, others: torch.Tensor, share: float) -> torch.Tensor:
+    """Return token ids (B, L) with a random `share` of the captions replaced by `others`."""
+    return torch.where(torch.rand(len(ids), 1, device=ids.device) < share, others, ids)
+
+
 def error(
     model: nn.Module,
     latents: torch.Tensor,
@@ -112,6 +119,15 @@ def health(model: nn.Module, pool: Pool) -> tuple[float, float]:
         errors.append(error(model, latents, t, ids.roll(shift, 0), time_ids).item())
     torch.set_rng_state(state)
     return errors[0], errors[1]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the averaged weights of another run, or those of an exported SD stand-in."""
+    if (folder / "checkpoint.pt").is_file():
+        return torch.load(folder / "checkpoint.pt", map_location="cpu")["ema"]
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    parts = {"unet": pipe.unet, "text": pipe.text_encoder}
+    return {f"{part}.{k}": w for part, m in parts.items() for k, w in m.state_dict().items()}
 
 
 def take_over(model: nn.Module, start: dict[str, torch.Tensor]) -> int:
@@ -145,8 +161,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         ema.shadow, step = state["ema"], state["step"]
     elif args.start:
-        start = torch.load(args.start / "checkpoint.pt", map_location=args.device)["ema"]
-        taken = take_over(model, start)
+        taken = take_over(model, weights_of(args.start))
         ema = Ema(model, args.ema)
         if rank == 0:
             print(f"took over {taken} of {len(parameters)} tensors from {args.start}", flush=True)
@@ -169,7 +184,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
         torch.manual_seed(hash((args.seed, step, rank)))
         set_rate(optimizer, args.rate * warmup_cosine(step, args.steps))
         latents, ids, time_ids = pool.draw(torch.randint(pool.size, (args.batch,)))
-        ids = torch.where(torch.rand(args.batch, 1, device=ids.device) < args.drop, empty, ids)
+        ids = replaced(ids, ids.roll(1, 0), args.wrong)
+        ids = replaced(ids, empty, args.drop)
         t = torch.randint(0, 1000, (args.batch,), device=latents.device)
         loss = error(model, latents, t, ids, time_ids)
         loss.backward()
@@ -232,7 +248,8 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--vae", type=Path, default=Path("build/vae/vae"))
     parser.add_argument("--out", type=Path, help="checkpoint and log (default build/FAMILY)")
-    parser.add_argument("--start", type=Path, help="folder with another run's checkpoint")
+    text = "folder with another run's checkpoint, or of an exported SD stand-in"
+    parser.add_argument("--start", type=Path, help=text)
     parser.add_argument("--export", type=Path, help="write the pipeline here and stop")
     parser.add_argument("--steps", type=int, default=10_500)
     parser.add_argument("--batch", type=int, default=32, help="per worker")
@@ -240,6 +257,8 @@ def main() -> None:
     parser.add_argument("--reuse", type=int, default=4, help="noise draws per render")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--drop", type=float, default=0.12, help="share of captions replaced by ''")
+    text = "share of captions replaced by another scene's"
+    parser.add_argument("--wrong", type=float, default=0.0, help=text)
     parser.add_argument("--ema", type=float, default=0.9995)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -114,6 +114,10 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     assert main(["claim", str(committed), "--bests"]) == 0
     table = capsys.readouterr().out.strip()
     assert "highest CLIP" in table and table in (committed / "README.md").read_text()
+    file = tmp_path / "results.json"
+    assert main(["claim", str(tmp_path), "--figure", str(file / "claim.png")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"error: {file}: file exists; give a place that can be read and written"]
     old = tmp_path / "old.json"
     old.write_text('{"model": "m"}')
     assert main(["claim", str(old)]) == 2
