@@ -225,7 +225,9 @@ def export(args: argparse.Namespace, folder: Path) -> None:
     shutil.copy(args.out / "loss.csv", folder / "loss.csv")
     shutil.copy(args.vae.parent / "loss.csv", folder / "loss_vae.csv")
     trained = json.loads((args.out / "settings.json").read_text())
-    write_card(folder, model.title, model, argparse.Namespace(**trained))
+    wrong = trained.get("wrong", 0)
+    what = model.title + (f", {100 * wrong:g} % of its captions wrong" if wrong else "")
+    write_card(folder, what, model, argparse.Namespace(**trained))
 
 
 def use_old_names(weights: Path) -> None:
