@@ -48,9 +48,9 @@ def compile_plan(
               (`Recipe.steps`: nfe for most); the recipe's default when left out
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
-    cap       bounds the shape: where ω(σ) is above the constant ω, what one step adds of Δ,
-              ω(σ)·(1 − e^{−ρh}), is at most this; inf for no bound. The recipe's by default, but
-              none where a preset or a function gives the weights
+    cap       bounds ω(σ): what one step adds of Δ, ω(σ)·(1 − e^{−ρh}), is at most this; inf for
+              no bound. The recipe's by default, but none where a preset or a function gives the
+              weights
               (shape, interval and cap are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
@@ -83,12 +83,12 @@ def compile_plan(
         scale = _kick_scale(recipe, schedule, stages, scale, omega)
         rows = tuple(_kicked(recipe, schedule, stages, scale))
     else:
-        scale, constant, rate = _rate(recipe, schedule, scale, omega, shaped or shape)
+        scale, rate = _rate(recipe, schedule, scale, omega, shaped or shape)
         if cap is None:  # weights that are the caller's own stay as they are
             cap = None if shaped or callable(omega) else recipe.cap
         bound = inf if cap is None else float(cap)
         inside = guided.get("interval")
-        rows = tuple(_rated(recipe, schedule, stages, rate, constant, bound, inside))
+        rows = tuple(_rated(recipe, schedule, stages, rate, bound, inside))
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not recipe.kicks, scale, said)
@@ -200,13 +200,10 @@ def _rate(
     scale: float | None,
     omega: float | Rate | None,
     shape: str | Callable[[float], Rate] | None,
-) -> tuple[float, float, Rate]:
-    """Return scale, constant ω and ω(σ) from whichever of scale, omega and shape the caller gave.
-
-    A rate that is the caller's own is measured against ω = 1.
-    """
+) -> tuple[float, Rate]:
+    """Return scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
     if callable(omega):
-        return 1.0, 1.0, omega
+        return 1.0, omega
     mean = guidance.mean_bell(schedule)
     shapes = {
         "constant": guidance.constant,
@@ -217,7 +214,7 @@ def _rate(
     make = shape if callable(shape) else choose("shape", shape or recipe.shape, shapes)
     unit = _unit(recipe, schedule)
     scale = _stated(recipe, scale, omega, unit)
-    return scale, scale * unit, make(scale * unit)
+    return scale, make(scale * unit)
 
 
 def _kick_scale(
@@ -257,7 +254,6 @@ def _rated(
     schedule: NoiseSchedule,
     stages: list[Stage],
     rate: Rate,
-    constant: float,
     cap: float,
     interval: tuple[float, float] | None,
 ) -> Iterator[Row]:
@@ -269,7 +265,7 @@ def _rated(
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards
-        return guidance.bounded(omega, constant, gain, cap) if gain and cap < inf else omega
+        return guidance.bounded(omega, gain, cap) if gain and cap < inf else omega
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):

@@ -77,14 +77,14 @@ def inside(interval: tuple[float, float], sigma: float) -> bool:
     return low < sigma <= high
 
 
-def bounded(omega: float, constant: float, gain: float, cap: float) -> float:
-    """Return ω(σ) of a step, where it exceeds a `constant` ω no more than the step can bear.
+def bounded(omega: float, gain: float, cap: float) -> float:
+    """Return ω(σ) of a step, or less: what the step can bear.
 
     gain  what the step takes of D, 1 − e^{−ρh}: ω·gain is CFG++'s λ of this one step
-    cap   the largest such λ that a shape of ω(σ) may lead to. Guidance that moves the estimate too
-          far in one step overshoots in the next, and burns the image (docs/ablations.md).
+    cap   the largest such λ. Guidance that moves the estimate too far in one step overshoots in
+          the next, and burns the image (docs/ablations.md).
     """
-    return min(omega, max(constant, cap / gain))
+    return min(omega, cap / gain)
 
 
 def read_cfg_guidance(value: float) -> dict[str, float]:

@@ -28,7 +28,7 @@ class Recipe:
     timesteps  what the network is told: the level's own "exact" timestep, the "nearest" whole one,
                or the one "after" it (CFGpp's shifted table)
     shape      of the rate ω(σ): "constant", "late", "rising" or "bell"
-    cap        what bounds the shape of ω(σ) (`compile_plan`); None for no bound
+    cap        what bounds ω(σ) (`compile_plan`); None for no bound
     few        the sampler that is meant for fewer evaluations than this one can do with
     start      first state √(1 + σ_0²)·z ("vp") or σ_0·z ("ve") of noise z; or a "clean" latent
                itself, which an inversion takes up to noise
