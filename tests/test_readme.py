@@ -81,6 +81,35 @@ def test_the_claim_is_what_these_results_say():
         assert max(arms, key=arms.__getitem__) == FOCUS
 
 
+def test_the_claim_at_strong_guidance_is_what_these_results_say():
+    """At the default's strength against every baseline at its own highest CLIP, and the fronts."""
+    (results,) = committed("strong-sd15-web").values()
+    found = results["default_scale"]
+    assert (found["default"], found["omega"]) == (0.6, 7.5)
+    rows = {row["baseline"]: row for row in found["rows"] if row["best"] == "clip"}
+    assert set(rows) == {"ddim", "dpm2m", "dpm2s", "dpm3m_sde"}
+    for arm, row in rows.items():
+        cells = []
+        for name, factor, digits in (("clip", 1, 2), ("fid", 1, 2), ("all_right", 100, 1)):
+            values = (row[name]["difference"], *row[name]["interval"])
+            middle, low, high = (f"{factor * value:+.{digits}f}" for value in values)
+            cells.append(f"{middle} [{low}, {high}] {row[name]['verdict']}")
+        assert f"| `{arm}`, {row['omega']:g} | {' | '.join(cells)} |" in README
+        words = {name: row[name]["verdict"] for name in ("clip", "fid")}
+        better = "clip" if arm == "dpm3m_sde" else "fid"
+        assert words.pop(better) == "better" and set(words.values()) == {"not distinguishable"}
+    gains = [-row["fid"]["difference"] for arm, row in rows.items() if arm != "dpm3m_sde"]
+    told = " ".join(README.split())
+    assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} than `ddim`" in told
+    assert f"higher by {rows['dpm3m_sde']['clip']['difference']:.1f} than `dpm3m_sde`" in told
+    assert {a for a, words in verdicts(results).items() if "better" in words} == {"dpm3m_sde"}
+    gaps = [-found["difference"] for found in results["front"]["clip"].values()]
+    assert f"(−{min(gaps):.2f} to −{max(gaps):.2f})" in told
+    lowest = {arm: best(results, arm)[0] for arm in (FOCUS, *rows)}
+    ours, theirs = lowest.pop(FOCUS), lowest.values()
+    assert f"{ours:.2f} against {min(theirs):.2f} to {max(theirs):.2f}" in told
+
+
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
