@@ -73,7 +73,14 @@ def test_the_claim_is_what_these_results_say():
     )
     fid, clip = spread(("sd20", "sdxl"), "clip"), spread(("sd20", "sdxl"), "fid")
     assert f"(−{fid[0]:.2f} to −{fid[1]:.2f}, +{clip[0]:.1f} to +{clip[1]:.1f})" in told
-    for results in runs.values():
+    (other,) = committed("other-sdxl").values()
+    found = verdicts(other)
+    assert found["dpm3m_sde"] == level and all(found[arm] == {"better"} for arm in three)
+    fid, clip = (
+        sorted(abs(other["front"][at][a]["difference"]) for a in three) for at in ("clip", "fid")
+    )
+    assert f"(−{fid[0]:.2f} to −{fid[-1]:.2f}, +{clip[0]:.2f} to +{clip[-1]:.2f}, all" in told
+    for results in (other, *runs.values()):
         gap = results["front"]["clip"]["dpm3m_sde"]
         shown = f"{gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
         assert shown.replace("-", "−") in told
