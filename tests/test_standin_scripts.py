@@ -9,8 +9,10 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 
-from standins import evaluate, make_prompts, train_checker
+from standins import evaluate, make_prompts, tokenizer, train_checker, train_unet
+from standins.families import FAMILIES
 from standins.training import Checkpoint, save_atomic, settings_of
 
 
@@ -131,3 +133,21 @@ def test_the_folder_of_an_evaluation_is_made_before_the_work(tmp_path, monkeypat
     out = tmp_path / "new" / "e.json"
     monkeypatch.setattr(sys, "argv", ["evaluate", "sd15", "--out", str(out)])
     assert evaluate.parse_args().out == out and out.parent.is_dir()
+
+
+def test_a_training_may_start_from_an_exported_standin():
+    """As sd15-web did from sd15: all of its weights are taken over."""
+    tokens = tokenizer.load(evaluate.FOLDER / "sd15" / "tokenizer")
+    model = FAMILIES["sd15"](tokens)
+    start = train_unet.weights_of(evaluate.FOLDER / "sd15")
+    assert train_unet.take_over(model, start) == len(list(model.parameters()))
+    assert all(torch.equal(weight, start[name]) for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_captions_is_replaced(share):
+    ids = torch.arange(4000).reshape(1000, 4)
+    others = train_unet.replaced(ids, ids.roll(1, 0), share)
+    rows = (others != ids).any(1)
+    assert rows.float().mean().item() == pytest.approx(share, abs=0.06)
+    assert torch.equal(others[rows], ids.roll(1, 0)[rows])
