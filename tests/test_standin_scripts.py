@@ -146,6 +146,7 @@ def test_a_training_may_start_from_an_exported_standin():
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_captions_is_replaced(share):
+    torch.manual_seed(0)
     ids = torch.arange(4000).reshape(1000, 4)
     others = train_unet.replaced(ids, ids.roll(1, 0), share)
     rows = (others != ids).any(1)
