@@ -117,6 +117,17 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
     assert f"{ours:.2f} against {min(theirs):.2f} to {max(theirs):.2f}" in told
 
 
+def test_what_is_said_of_ten_evaluations_with_strong_guidance():
+    (results,) = committed("strong-sd15-web-nfe10").values()
+    words, told = verdicts(results), " ".join(README.split())
+    assert words.pop("ddim") == {"not distinguishable"}
+    assert len(words) == 3 and all(found == {"better"} for found in words.values())
+    clip = {arm: best(results, arm)[1] for arm in (FOCUS, "ddim", "dpm2m", "dpm2s")}
+    assert f"CLIP ends at {clip[FOCUS]:.1f}, that of `ddim`" in told
+    assert f"up to there, at {clip['ddim']:.1f}." in told
+    assert f"to {clip['dpm2m']:.1f} and {clip['dpm2s']:.1f}, `ddim` to {clip['ddim']:.1f}." in FLAT
+
+
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
