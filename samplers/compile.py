@@ -265,7 +265,7 @@ def _rated(
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards
-        return guidance.bounded(omega, gain, cap) if gain and cap < inf else omega
+        return guidance.bounded(omega, gain, cap) if gain else omega
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):
