@@ -105,7 +105,7 @@ class BaseDDIMCFGpp(SDXL):
 
         nfe = len(self.scheduler.timesteps)
         schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        grid = "trailing" if distilled else "karras"
+        grid = "trailing" if distilled else "ays_sdxl"
         strength = read_cfg_guidance(cfg_guidance)
         plan = compile_plan("exp2m_cfg++", schedule, nfe, grid=grid, **strength)
 

@@ -44,6 +44,7 @@ class SDXL(LatentModel):
 
     def _adopt(self, pipe, model_key, solver_config, device, dtype, spacing=None) -> None:
         super()._adopt(pipe, model_key, solver_config, device, dtype, spacing)
+        self.schedule.family = "sdxl"
         if dtype == torch.float16 and self.vae.config.force_upcast:
             self.vae.to(torch.float32)
         self.tokenizer_1, self.tokenizer_2 = pipe.tokenizer, pipe.tokenizer_2

@@ -6,7 +6,7 @@ evaluated at the first n of them; the last one, normally 0, is where the sample 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import exp, isfinite, log
 
 from samplers.errors import choose
@@ -76,36 +76,26 @@ def uniform(schedule: NoiseSchedule, n: int) -> list[float]:
     return [*levels, 0.0]
 
 
-# Sabour et al. 2024 (arXiv:2404.14507): the published ten-step schedules.
-_AYS_SD15 = (
-    14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092,
-    0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582,
-)  # fmt: skip
-_AYS_SDXL = (
-    14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141,
-    0.5550693289, 0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582,
-)  # fmt: skip
+# Sabour et al. 2024 (arXiv:2404.14507): the published ten-step schedules, timesteps of 1,000.
+_AYS_SD15 = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0)
+_AYS_SDXL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
 
 
-def _log_linear(knots: Sequence[float], points: int) -> list[float]:
+def _log_linear(knots: Sequence[float], points: int) -> Iterator[float]:
     """Resample levels at evenly spaced positions, linearly in ln σ (the AYS authors' rule)."""
-    out = []
     for i in range(points):
         at = i * (len(knots) - 1) / max(1, points - 1)
         low = min(int(at), len(knots) - 2)
-        a, b = log(knots[low]), log(knots[low + 1])
-        out.append(exp(a + (at - low) * (b - a)))
-    return out
+        yield knots[low] * (knots[low + 1] / knots[low]) ** (at - low)
 
 
-def _ays(knots: tuple[float, ...], keep: int, doc: str) -> Grid:
-    whole = keep == len(knots)
+def _ays(timesteps: tuple[int, ...], keep: int, doc: str) -> Grid:
+    kept, extra = timesteps[:keep], int(keep == len(timesteps))  # σ_min gives way to 0
 
     def grid(schedule: NoiseSchedule, n: int) -> list[float]:
-        scaled = [min(k, schedule.sigma_max) for k in knots]
-        if whole:
-            return [*_log_linear(scaled, n + 1)[:-1], 0.0]
-        return [*_log_linear(scaled[:keep], n), 0.0]
+        last = schedule.num_timesteps - 1
+        knots = [schedule.sigma(t * last / 999) for t in kept]
+        return [*_log_linear(knots, n + extra)][:n] + [0.0]
 
     grid.__doc__ = doc
     return grid
@@ -115,6 +105,11 @@ ays_sd15 = _ays(_AYS_SD15, 11, "Align Your Steps for SD 1.5, log-linear at any n
 ays_sdxl = _ays(_AYS_SDXL, 11, "Align Your Steps for SDXL, log-linear at any n.")
 ays_sd15_tail = _ays(_AYS_SD15, 10, "AYS for SD 1.5 ending at σ = 0.152, then 0.")
 ays_sdxl_tail = _ays(_AYS_SDXL, 10, "AYS for SDXL ending at σ = 0.111, then 0.")
+
+
+def ays(schedule: NoiseSchedule, n: int) -> list[float]:
+    """Align Your Steps by the table of the schedule's family, log-linear at any n."""
+    return {"sd15": ays_sd15, "sdxl": ays_sdxl}[schedule.family](schedule, n)
 
 
 def blended(first: Grid, second: Grid, weight: float) -> Grid:
@@ -142,6 +137,7 @@ GRIDS: dict[str, Grid] = {
     "karras_cfgpp": karras_cfgpp,
     "karras_unfinished": karras_unfinished,
     "uniform": uniform,
+    "ays": ays,
     "ays_sd15": ays_sd15,
     "ays_sdxl": ays_sdxl,
     "ays_sd15_tail": ays_sd15_tail,

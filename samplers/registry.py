@@ -151,9 +151,9 @@ def _register_all() -> None:
         # the sampler that this project exists for, with what did best on development prompts
         # (docs/ablations.md); half of the noise for fewer than ten evaluations: more cannot be
         # removed in so few
-        Recipe("exp2m_cfg++", exp2m, "karras", "lambda", 1, "docs/method.md",
+        Recipe("exp2m_cfg++", exp2m, "ays", "lambda", 1, "docs/method.md",
                {"eta": 1.0, "history": 0.5}, shape="late", cap=2.0, few="exp2m_cfg++_few"),
-        Recipe("exp2m_cfg++_few", exp2m, "ays_sd15", "lambda", 1, "docs/ablations.md",
+        Recipe("exp2m_cfg++_few", exp2m, "ays", "lambda", 1, "docs/ablations.md",
                {"eta": 0.5, "history": 0.5}),
         # the benchmark's arms, as in the textbooks; a CFG++ arm is the solver on D_u plus a kick
         Recipe("ddim", e, "leading", "omega", 1, "DDIM arXiv:2010.02502"),

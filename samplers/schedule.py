@@ -23,7 +23,10 @@ class NoiseSchedule:
     """Map timesteps to noise levels and back, continuously, in float64.
 
     alphas_cumprod  ᾱ_0 … ᾱ_{T−1}: 1-D array-like in (0, 1), strictly decreasing
+    family          whose published grids fit: "sd15"; set it to "sdxl" for SDXL's
     """
+
+    family = "sd15"
 
     def __init__(self, alphas_cumprod: Iterable[float]):
         table = [float(value) for value in alphas_cumprod]

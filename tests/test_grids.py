@@ -45,8 +45,6 @@ def test_every_grid(name, n):
 def test_grids_on_other_schedules(n, size, base, weight):
     other = NoiseSchedule([0.999 * base ** (30 * t / size) for t in range(size)])
     for grid in (*GRIDS, blended(karras, uniform, weight)):
-        if isinstance(grid, str) and grid.startswith("ays"):
-            continue  # published for Stable Diffusion's schedule
         assert len(make_grid(grid, other, n)) == n + 1
 
 
@@ -80,6 +78,16 @@ def test_align_your_steps_at_twenty_steps_by_the_log_linear_rule():
     expected = [999, 928, 850, 795, 736, 692, 645, 596, 545, 500]
     expected += [455, 399, 343, 286, 233, 173, 124, 58, 24, 4]
     assert all(abs(a - b) <= 1 for a, b in zip(found, expected, strict=True))
+
+
+def test_align_your_steps_is_the_family_s_own_table_and_ends_where_the_schedule_does():
+    schedule = NoiseSchedule.stable_diffusion()
+    assert make_grid("ays", schedule, 12) == make_grid("ays_sd15", schedule, 12)
+    schedule.family = "sdxl"
+    assert make_grid("ays", schedule, 12) == make_grid("ays_sdxl", schedule, 12)
+    zero_snr = NoiseSchedule([*SD.alphas_cumprod[:-1], 2.0**-24])
+    assert make_grid("ays", zero_snr, 10)[0] == pytest.approx(4096, rel=1e-6)
+    assert make_grid("ays", zero_snr, 10)[1:] == pytest.approx(make_grid("ays", SD, 10)[1:])
 
 
 def test_blend_is_a_geometric_mean():

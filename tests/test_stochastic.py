@@ -187,7 +187,7 @@ def test_too_few_generators_are_refused(schedule):
 def test_history_goes_from_first_order_to_the_whole_extrapolation(order, schedule):
     """It blends the weights linearly, on noisy steps alone."""
     options = {"eta": 1.0, "window": (0.5, 20.0)}
-    guidance = {"omega": 5.0, "shape": "constant", "cap": inf}
+    guidance = {"omega": 5.0, "shape": "constant", "cap": inf, "grid": "karras"}
     plans = [
         compile_plan("exp2m_cfg++", schedule, 12, order=order, history=h, **options, **guidance)
         for h in (0.0, 0.25, 1.0)

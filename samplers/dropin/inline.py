@@ -34,6 +34,7 @@ class Host:
     network: str
     label: str
     after: tuple[str, ...]
+    family: str = "sd15"  # of the schedule
     distilled: bool = False  # has a subclass that runs on the trailing grid, without guidance
 
 
@@ -58,6 +59,7 @@ SDXL = Host(
     "uc, prompt_embeds, add_cond_kwargs",
     "SDXL",
     ("return zt.to(self.dtype)",),
+    "sdxl",
     distilled=True,
 )  # fmt: skip
 HOSTS = {host.base: host for host in (SD, SDXL)}
@@ -75,7 +77,7 @@ def inline_region(base: str, arm: str, verify: bool = True) -> str:
         raise ValueError(f"sampler {arm!r} is an inversion; a region draws images from noise")
     text = "\n".join([*_head(recipe, host), *_loop(recipe, host), "", *_rows(recipe, host)]) + "\n"
     if verify:
-        verify_region(text, recipe, host.base)
+        verify_region(text, recipe, host.base, host.family)
     return text
 
 
@@ -160,7 +162,7 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
     """The method that computes the coefficients, once per image."""
     parts = Parts(recipe, _plan(recipe).memory)
     solver = parts.solver()
-    grid = parts.add(GRIDS[recipe.grid], {})
+    grid = parts.add(GRIDS[f"ays_{host.family}" if recipe.grid == "ays" else recipe.grid], {})
     at = specialise(compiler._timestep, {"recipe": recipe}, NoiseSchedule).expression
     steps = specialise(Recipe.steps, {"self": recipe}, NoiseSchedule).expression
     tail = [

@@ -15,8 +15,11 @@ from samplers.registry import Recipe
 from samplers.schedule import NoiseSchedule
 
 
-def verify_region(text: str, recipe: Recipe, base: str) -> None:
-    """Compare the class's coefficients with the compiled plan's; ValueError when they differ."""
+def verify_region(text: str, recipe: Recipe, base: str, family: str) -> None:
+    """Compare the class's coefficients with the compiled plan's; ValueError when they differ.
+
+    family  of the schedule that the plan is compiled for
+    """
     names = {"torch": torch, "tqdm": iter, "register_solver": lambda name: lambda cls: cls}
     names |= {base: type(base, (), {}), "SDXLLightning": type("Lightning", (), {})}
     exec(compile(text, f"<{recipe.name}>", "exec"), names)
@@ -27,6 +30,7 @@ def verify_region(text: str, recipe: Recipe, base: str) -> None:
     for alphas, nfe, value in cases:
         region.scheduler = SimpleNamespace(alphas_cumprod=torch.tensor(alphas, dtype=torch.float64))
         schedule = NoiseSchedule.from_scheduler(region.scheduler)
+        schedule.family = family
         due = _expected(recipe, schedule, nfe, value)
         made = [_flat(row) for row in region._rows(nfe, value)]
         same = [

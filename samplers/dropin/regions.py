@@ -53,8 +53,8 @@ def _with_arm(text: str, recipe: Recipe) -> str:
         (r'""".*?"""', f'"""{recipe.name} ({recipe.source}), a plan of the package `samplers`."""'),
         (re.escape(f'compile_plan("{DEFAULT}"'), f'compile_plan("{recipe.name}"'),
     ]
-    if 'else "karras"' in text:
-        changes.append(('else "karras"', "else None"))
+    if 'else "ays_sdxl"' in text:
+        changes.append(('else "ays_sdxl"', "else None"))
     if recipe.guidance == "cfg":
         changes += [
             (r"\*\*read_cfg_guidance\(cfg_guidance\)|read_cfg_guidance\(cfg_guidance\)", None),
