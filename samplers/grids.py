@@ -81,9 +81,9 @@ _AYS_SD15 = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0)
 _AYS_SDXL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
 
 
-def _log_linear(knots: Sequence[float], points: int) -> Iterator[float]:
-    """Resample levels at evenly spaced positions, linearly in ln σ (the AYS authors' rule)."""
-    for i in range(points):
+def _log_linear(knots: Sequence[float], n: int, points: int) -> Iterator[float]:
+    """Yield the first n of evenly spaced `points`, linear in ln σ (the AYS authors' rule)."""
+    for i in range(n):
         at = i * (len(knots) - 1) / max(1, points - 1)
         low = min(int(at), len(knots) - 2)
         yield knots[low] * (knots[low + 1] / knots[low]) ** (at - low)
@@ -95,7 +95,7 @@ def _ays(timesteps: tuple[int, ...], keep: int, doc: str) -> Grid:
     def grid(schedule: NoiseSchedule, n: int) -> list[float]:
         last = schedule.num_timesteps - 1
         knots = [schedule.sigma(t * last / 999) for t in kept]
-        return [*_log_linear(knots, n + extra)][:n] + [0.0]
+        return [*_log_linear(knots, n, n + extra), 0.0]
 
     grid.__doc__ = doc
     return grid
