@@ -57,7 +57,7 @@ GROUPS: dict[str, Sequence[str]] = {
         *changed("interval=0.3..5.5", "interval=0.3..100", "interval=0..5.5"),
     ),
     "grid": changed(
-        "grid=leading", "grid=trailing", "grid=uniform", "grid=ays_sd15", "grid=ays_sd15_tail",
+        "grid=leading", "grid=trailing", "grid=uniform", "grid=karras", "grid=ays_sd15_tail",
         "grid=blend",
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@
 For every model: what `exp2m_cfg++` scores with a constant ω, `--base`, and what CLIP and FID change
 by where ω is `--raised` inside one band alone; the same noise throughout, so differences are paired
 (95 % intervals, bootstrap over prompts). Development prompts only: it is what the shape "late" of
-`samplers.guidance` was chosen by.
+`samplers.guidance` was chosen by, on Karras's grid, which was the default's then.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def measuring(sd: models.Sampler, scores: Scores, seeds: Sequence[int], batch: i
     rows = [(i, p, s) for i, p in enumerate(scores.prompts) for s in seeds]
 
     def measure(rate: Rate) -> Measured:
-        plan = compile_plan("exp2m_cfg++", sd.schedule, nfe, omega=rate, cap=math.inf)
+        plan = compile_plan(
+            "exp2m_cfg++", sd.schedule, nfe, omega=rate, cap=math.inf, grid="karras"
+        )
         pixels = []
         with Progress(len(rows), "drawing") as progress:
             for start in range(0, len(rows), batch):

@@ -121,6 +121,8 @@ def test_ddim_cfgpp_runs_exp2m(load):
     assert type(patched) is BaseDDIMCFGpp
     image = patched.sample(cfg_guidance=0.4, prompt1=["", PROMPT], seeds=3)
     plan = compile_plan("exp2m_cfg++", patched.schedule, 4, 0.4)
+    own = compile_plan("exp2m_cfg++", patched.schedule, 4, 0.4, grid="ays_sdxl")
+    assert plan.rows == own.rows  # the grid of its own family
     torch.testing.assert_close(image, patched.generate(plan, [PROMPT], [3])[1])
 
 
