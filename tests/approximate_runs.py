@@ -31,7 +31,7 @@ def standin(name: str = "sd15") -> LatentModel:
 
 def plan_of(model: LatentModel, method: str = "exp2m_cfg++", nfe: int = 6) -> Plan:
     """Without noise: features of one step are far from right for a state that was noised since."""
-    options = {"eta": 0.0, "shape": "bell"} if method == "exp2m_cfg++" else {}
+    options = {"eta": 0.0, "shape": "bell", "grid": "karras"} if method == "exp2m_cfg++" else {}
     return compile_plan(method, model.schedule, nfe=nfe, omega=2.5, **options)
 
 

@@ -212,11 +212,11 @@ def test_an_arm_carries_its_approximation_in_its_name():
 def test_a_run_draws_the_approximation_and_says_what_it_is(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
-    arms = with_approximations("exp2m_cfg++[eta=0,shape=bell]@w2.5", ["cache"])
+    arms = with_approximations("exp2m_cfg++[eta=0,grid=karras,shape=bell]@w2.5", ["cache"])
     run(Request("standin-sd15", arms, (), prompts, (100,), tmp_path / "run", nfe=4))
     exact_arm, near = json.loads((tmp_path / "run" / "config.json").read_text())["arms"]
     assert "approximation" not in exact_arm
-    assert near["arm"] == "exp2m_cfg++[eta=0,shape=bell]~cache[keys=uniform:2,depth=1]"
+    assert near["arm"] == "exp2m_cfg++[eta=0,grid=karras,shape=bell]~cache[keys=uniform:2,depth=1]"
     told = {"evaluations": 4, "whole": 2, "partial": 2, "rows": 8, "keys": [0, 2]}
     assert near["approximation"] == {"name": "cache[keys=uniform:2,depth=1]", **told}
     model = standin()

@@ -130,7 +130,7 @@ def test_standin_keeps_an_image_through_inversion_and_changes_it_by_an_edit(tmp_
     words = ["--device", "cpu", "--NFE", "20", "--out"]
     prompt, other = "a large red circle", "a large blue circle"
     start, back, blue = (str(tmp_path / f"{name}.png") for name in ("start", "back", "blue"))
-    assert main(["generate", "--prompt", prompt, *words, start]) == 0
+    assert main(["generate", "--prompt", prompt, "--grid", "karras", *words, start]) == 0
     assert main(["invert", "--prompt", prompt, "--image", start, *words, back]) == 0
     assert psnr(pixels(start), pixels(back)) > 25  # dB
     change = ["--source", prompt, "--target", other, "--image", start]

@@ -14,7 +14,7 @@ from samplers.presets import Preset
 from samplers.scheduled import Choice
 
 Steps = list[Choice]
-GRIDS = ("karras", "blend", "leading", "ays_sd15_tail")
+GRIDS = ("ays", "karras", "blend", "leading")
 GAP = 0.02  # least distance of neighbouring levels, in ln σ
 NOISE = (0.0, 0.25, 0.5, 1.0, 1.4)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
