@@ -54,25 +54,20 @@ def test_the_claim_is_what_these_results_say():
     """Which baselines are beaten beyond doubt on which model, and by how much."""
     level, three = {"not distinguishable"}, ("ddim", "dpm2m", "dpm2s")
     runs = {r["model"].removeprefix("standin-"): r for r in committed("captions-*").values()}
-    for model, results in runs.items():
+    for results in runs.values():
         found = verdicts(results)
-        assert set(found) == {*three, "dpm3m_sde"} and found["dpm3m_sde"] == level
-        assert all(found[arm] == ({"better"} if model == "sd15" else level) for arm in three)
-        for at, sign in (("clip", -1), ("fid", 1)):
-            assert all(sign * results["front"][at][arm]["difference"] > 0 for arm in three)
-
-    def spread(models: tuple[str, ...], at: str) -> tuple[float, float]:
-        gaps = [abs(runs[m]["front"][at][arm]["difference"]) for m in models for arm in three]
-        return min(gaps), max(gaps)
-
+        assert set(found) == {*three, "dpm3m_sde"} and all(word == level for word in found.values())
     told = " ".join(README.split())
-    fid, clip = spread(("sd15",), "clip"), spread(("sd15",), "fid")
+    gaps = {
+        at: [sign * r["front"][at][arm]["difference"] for r in runs.values() for arm in three]
+        for at, sign in (("clip", -1), ("fid", 1))
+    }
+    fid, clip = ((min(found), max(found)) for found in (gaps["clip"], gaps["fid"]))
+    assert fid[0] > 0 and clip[0] > 0  # better in both, as measured
     assert (
         f"(FID at equal CLIP −{fid[0]:.2f} to −{fid[1]:.2f}, CLIP at equal FID +{clip[0]:.1f} to "
         f"+{clip[1]:.1f})" in told
     )
-    fid, clip = spread(("sd20", "sdxl"), "clip"), spread(("sd20", "sdxl"), "fid")
-    assert f"(−{fid[0]:.2f} to −{fid[1]:.2f}, +{clip[0]:.1f} to +{clip[1]:.1f})" in told
     (other,) = committed("other-sdxl").values()
     found = verdicts(other)
     assert found["dpm3m_sde"] == level and all(found[arm] == {"better"} for arm in three)
@@ -84,8 +79,6 @@ def test_the_claim_is_what_these_results_say():
         gap = results["front"]["clip"]["dpm3m_sde"]
         shown = f"{gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
         assert shown.replace("-", "−") in told
-        arms = {arm: best(results, arm)[1] for arm in (FOCUS, *results["front"]["clip"])}
-        assert max(arms, key=arms.__getitem__) == FOCUS
 
 
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
