@@ -109,7 +109,8 @@ ays_sdxl_tail = _ays(_AYS_SDXL, 10, "AYS for SDXL ending at σ = 0.111, then 0."
 
 def ays(schedule: NoiseSchedule, n: int) -> list[float]:
     """Align Your Steps by the table of the schedule's family, log-linear at any n."""
-    return {"sd15": ays_sd15, "sdxl": ays_sdxl}[schedule.family](schedule, n)
+    tables = {"sd15": ays_sd15, "sdxl": ays_sdxl}
+    return choose("family", schedule.family, tables)(schedule, n)
 
 
 def blended(first: Grid, second: Grid, weight: float) -> Grid:

@@ -85,6 +85,9 @@ def test_align_your_steps_is_the_family_s_own_table_and_ends_where_the_schedule_
     assert make_grid("ays", schedule, 12) == make_grid("ays_sd15", schedule, 12)
     schedule.family = "sdxl"
     assert make_grid("ays", schedule, 12) == make_grid("ays_sdxl", schedule, 12)
+    schedule.family = "sdlx"
+    with pytest.raises(ValueError, match="did you mean 'sdxl'"):
+        make_grid("ays", schedule, 12)
     zero_snr = NoiseSchedule([*SD.alphas_cumprod[:-1], 2.0**-24])
     assert make_grid("ays", zero_snr, 10)[0] == pytest.approx(4096, rel=1e-6)
     assert make_grid("ays", zero_snr, 10)[1:] == pytest.approx(make_grid("ays", SD, 10)[1:])
