@@ -178,7 +178,8 @@ def main() -> None:
             "# Where guidance pays\n\n"
             f"    python -m benchmarks.guidance_bands {shlex.join(sys.argv[1:])}\n\n"
             f"`exp2m_cfg++[grid=karras]` at NFE {args.nfe}, ω = {args.base:g}, "
-            f"raised to {args.raised:g} in one band of noise levels at a\ntime; changes with 95 % intervals over prompts. "
+            f"raised to {args.raised:g} in one band of noise levels at a\ntime; "
+            "changes with 95 % intervals over prompts. "
             f"{len(prompts)} development prompts × seeds {args.seeds}.\n\n"
             f"![Changes by band]({picture.name})\n\n"
         )
