@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -122,12 +122,17 @@ def health(model: nn.Module, pool: Pool) -> tuple[float, float]:
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the averaged weights of another run, or those of an exported SD stand-in."""
+    """Return the averaged weights of another run, or those of an exported stand-in."""
     if (folder / "checkpoint.pt").is_file():
         return torch.load(folder / "checkpoint.pt", map_location="cpu")["ema"]
-    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    parts = {"unet": pipe.unet, "text": pipe.text_encoder}
-    return {f"{part}.{k}": w for part, m in parts.items() for k, w in m.state_dict().items()}
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    parts = {"unet": "unet", "text": "text_encoder", "text_2": "text_encoder_2"}
+    return {
+        f"{part}.{key}": weight
+        for part, name in parts.items()
+        if name in pipe.components
+        for key, weight in pipe.components[name].state_dict().items()
+    }
 
 
 def take_over(model: nn.Module, start: dict[str, torch.Tensor]) -> int:
@@ -250,7 +255,7 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--vae", type=Path, default=Path("build/vae/vae"))
     parser.add_argument("--out", type=Path, help="checkpoint and log (default build/FAMILY)")
-    text = "folder with another run's checkpoint, or of an exported SD stand-in"
+    text = "folder with another run's checkpoint, or of an exported stand-in"
     parser.add_argument("--start", type=Path, help=text)
     parser.add_argument("--export", type=Path, help="write the pipeline here and stop")
     parser.add_argument("--steps", type=int, default=10_500)

@@ -135,11 +135,12 @@ def test_the_folder_of_an_evaluation_is_made_before_the_work(tmp_path, monkeypat
     assert evaluate.parse_args().out == out and out.parent.is_dir()
 
 
-def test_a_training_may_start_from_an_exported_standin():
-    """As sd15-web did from sd15: all of its weights are taken over."""
-    tokens = tokenizer.load(evaluate.FOLDER / "sd15" / "tokenizer")
-    model = FAMILIES["sd15"](tokens)
-    start = train_unet.weights_of(evaluate.FOLDER / "sd15")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_may_start_from_an_exported_standin(family):
+    """As the -web stand-ins did from those of their family: all weights are taken over."""
+    tokens = tokenizer.load(evaluate.FOLDER / family / "tokenizer")
+    model = FAMILIES[family](tokens)
+    start = train_unet.weights_of(evaluate.FOLDER / family)
     assert train_unet.take_over(model, start) == len(list(model.parameters()))
     assert all(torch.equal(weight, start[name]) for name, weight in model.named_parameters())
 
