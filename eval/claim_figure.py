@@ -40,7 +40,7 @@ def figure(runs: Mapping[str, dict]) -> Figure:
             row[len(runs) // 2].set_xlabel(label)
         for ax, name in zip(axes[0], runs, strict=True):
             ax.set_title(name, fontsize=FONT)
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)  # from the top; all panels share it
         out.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False)
     return out
 

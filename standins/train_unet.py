@@ -47,6 +47,17 @@ from standins.views import WHOLE, enlarged, random_view
 SCHEDULE = DDIMScheduler(**BETAS)  # for its tables alone: every family has this one
 
 
+def share(text: str) -> float:
+    """Read a share, 0 to 1, for `type=`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a share from 0 to 1")
+    return value
+
+
 def token_ids(tokens: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return tokens(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
@@ -263,9 +274,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--reuse", type=int, default=4, help="noise draws per render")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--drop", type=float, default=0.12, help="share of captions replaced by ''")
+    text = "share of captions replaced by ''"
+    parser.add_argument("--drop", type=share, default=0.12, help=text)
     text = "share of captions replaced by another scene's"
-    parser.add_argument("--wrong", type=float, default=0.0, help=text)
+    parser.add_argument("--wrong", type=share, default=0.0, help=text)
     parser.add_argument("--ema", type=float, default=0.9995)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -135,6 +135,13 @@ def test_the_folder_of_an_evaluation_is_made_before_the_work(tmp_path, monkeypat
     assert evaluate.parse_args().out == out and out.parent.is_dir()
 
 
+@pytest.mark.parametrize("words", [("--wrong", "1.5"), ("--drop", "nan"), ("--wrong", "half")])
+def test_a_share_is_a_share(words, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, train_unet, "sd15", *words)
+    assert f"{words[0]}: '{words[1]}' must be a share from 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_training_may_start_from_an_exported_standin(family):
     """As the -web stand-ins did from those of their family: all weights are taken over."""
