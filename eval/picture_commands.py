@@ -15,8 +15,9 @@ from eval.commands import add_command, add_place
 from eval.prompts import parse_seeds, read_prompts
 
 MODEL_HELP = (
-    "standin-sd15, standin-sd15-web, standin-sd20, standin-sdxl, sd15, sd20, sd20-base, sd21, "
-    "sd21-base, sdxl, a folder in the diffusers format or a hub id"
+    "standin-sd15, standin-sd20 or standin-sdxl (with -web for the one that wants strong "
+    "guidance), sd15, sd20, sd20-base, sd21, sd21-base, sdxl, a folder in the diffusers format or "
+    "a hub id"
 )
 GENERATE = """
   python -m eval generate --model standin-sd15 --prompt "a large red circle" --out circle.png

@@ -9,7 +9,10 @@ MODELS: dict[str, Path | str] = {  # folder of this project, or hub id
     "standin-sd15": ROOT / "standins" / "sd15",
     "standin-sd20": ROOT / "standins" / "sd20",  # v-prediction
     "standin-sdxl": ROOT / "standins" / "sdxl",  # two text encoders
-    "standin-sd15-web": ROOT / "standins" / "sd15-web",  # half of its captions were wrong
+    # half of the captions of these three were wrong
+    "standin-sd15-web": ROOT / "standins" / "sd15-web",
+    "standin-sd20-web": ROOT / "standins" / "sd20-web",
+    "standin-sdxl-web": ROOT / "standins" / "sdxl-web",
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd20": "stabilityai/stable-diffusion-2",  # v-prediction at 768
     "sd20-base": "stabilityai/stable-diffusion-2-base",
