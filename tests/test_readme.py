@@ -82,30 +82,34 @@ def test_the_claim_is_what_these_results_say():
 
 
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
-    """The fronts, and the default's strength against every baseline at its own highest CLIP."""
-    (results,) = committed("strong-sd15-web").values()
-    told = " ".join(README.split())
-    assert all(found == {"better"} for found in verdicts(results).values())
-    page = (ROOT / "docs/results/strong-sd15-web/README.md").read_text(encoding="utf-8")
-    table = page[page.index("| sampler | lowest FID") :].split("\n\n")[0]
-    assert len(table.splitlines()) == 7 and table in README
-    bests = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
-    assert min(bests, key=lambda arm: bests[arm][0]) == FOCUS
-    assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
+    """The fronts, and the default's strength against three baselines at their own highest CLIP."""
+    told, three = " ".join(README.split()), ("ddim", "dpm2m", "dpm2s")
+    runs = committed("strong-*-web")
+    assert len(runs) == 3 and side_by_side(runs) in README
+    for name, results in runs.items():
+        found = verdicts(results)
+        assert all(found.pop(arm) == {"better"} for arm in three)
+        level = {"better"} if "sd15-web" in name else {"not distinguishable"}
+        assert found == {"dpm3m_sde": level}
+        gap = results["front"]["clip"]["dpm3m_sde"]
+        if level == {"not distinguishable"}:
+            low, high = gap["interval"]
+            shown = f"{gap['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            assert gap["difference"] < 0 and shown.replace("-", "−") in told
+        bests = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
+        assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
     for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
-        gaps = [abs(found["difference"]) for found in results["front"][at].values()]
+        gaps = [abs(r["front"][at][arm]["difference"]) for r in runs.values() for arm in three]
         assert f"{sign} by {min(gaps):.{digits}f} to {max(gaps):.{digits}f}" in told
-    found = results["default_scale"]
-    assert (found["default"], found["omega"]) == (0.6, 7.5)
-    rows = {row["baseline"]: row for row in found["rows"] if row["best"] == "clip"}
-    assert set(rows) == {"ddim", "dpm2m", "dpm2s", "dpm3m_sde"}
-    last = rows.pop("dpm3m_sde")["clip"]
-    assert last["verdict"] == "better"
-    assert f"CLIP higher by {last['difference']:.1f} than `dpm3m_sde`" in told
-    assert {row["clip"]["verdict"] for row in rows.values()} == {"not distinguishable"}
-    assert {row["fid"]["verdict"] for row in rows.values()} == {"better"}
-    gains = [-row["fid"]["difference"] for row in rows.values()]
-    assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} than `dpm2m`" in told
+    gains = []
+    for results in runs.values():
+        found = results["default_scale"]
+        assert (found["default"], found["omega"]) == (0.6, 7.5)
+        rows = {row["baseline"]: row for row in found["rows"] if row["best"] == "clip"}
+        assert {rows[arm]["clip"]["verdict"] for arm in three} == {"not distinguishable"}
+        assert {rows[arm]["fid"]["verdict"] for arm in three} == {"better"}
+        gains += [-rows[arm]["fid"]["difference"] for arm in three]
+    assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} at CLIP scores that" in told
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
