@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from math import hypot
 from pathlib import Path
 
 import matplotlib
@@ -181,26 +182,45 @@ def fronts(runs: Mapping[str, dict]) -> Figure:
 
 def _front(axes: Axes, results: dict, looks: Mapping[str, dict], ends: bool) -> None:
     """Draw one run's arms; with `ends`, other arms than the focus have their ends labelled, too."""
-    arms = by_arm(results)
-    ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.4, "alpha": 0.7}
-    for arm, own in arms.items():
-        cells = [cell for cell in own if cell["fid"] is not None]
-        if not cells:
-            continue
-        style, bold = looks[arm], arm == results["focus"]
+    found = {a: [c for c in own if c["fid"] is not None] for a, own in by_arm(results).items()}
+    arms = {arm: cells for arm, cells in found.items() if cells}
+    for arm, cells in arms.items():
+        style = looks[arm]
         clip, fid = [c["clip"] for c in cells], [c["fid"] for c in cells]
         clip_err = spread((c["clip"], interval_of(c, "clip")) for c in cells)
         fid_err = spread((c["fid"], interval_of(c, "fid")) for c in cells)
         bad = [i for i, cell in enumerate(cells) if not cell["valid"]]
         line(axes, style, clip, fid, clip_err, fid_err, arm, bad)
-        for i, cell in enumerate(cells):
-            if bold or (ends and i in (0, len(cells) - 1)):
-                axes.annotate(
-                    f"{cell['omega']:g}", (cell["clip"], cell["fid"]), (4, 5),
-                    textcoords="offset points", fontsize=FONT if bold else FONT - 2,
-                    color=style["color"], fontweight="bold" if bold else "normal",
-                    gid=style["gid"], zorder=style.get("zorder", 2) + 1, bbox=ground,
-                )  # fmt: skip
     axes.set(xlabel="CLIP score → better", ylabel="FID → worse")
     axes.grid(alpha=0.15)
-    frame(axes, [cell for cells in arms.values() for cell in cells if cell["fid"] is not None])
+    frame(axes, [cell for cells in arms.values() for cell in cells])
+    axes.autoscale_view()  # now, not when drawn: labels need to know what lies close
+    for arm, cells in arms.items():
+        bold = arm == results["focus"]
+        labelled = cells if bold else [*cells[:1], *cells[1:][-1:]] if ends else []
+        _strengths(axes, labelled, looks[arm], bold)
+
+
+def _strengths(axes: Axes, cells: Sequence[Mapping], style: Mapping, bold: bool) -> None:
+    """Label points with their strengths, those that lie on top of each other with all of theirs."""
+    ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.4, "alpha": 0.7}
+    said: list[tuple[list[str], tuple[float, float]]] = []
+    for cell in cells:
+        place = (cell["clip"], cell["fid"])
+        if said and _distance(axes, said[-1][1], place) < FONT:
+            said[-1] = ([*said[-1][0], f"{cell['omega']:g}"], place)
+        else:
+            said.append(([f"{cell['omega']:g}"], place))
+    for strengths, place in said:
+        axes.annotate(
+            ", ".join(strengths), place, (4, 5), textcoords="offset points",
+            fontsize=FONT if bold else FONT - 2, color=style["color"],
+            fontweight="bold" if bold else "normal", gid=style["gid"],
+            zorder=style.get("zorder", 2) + 1, bbox=ground,
+        )  # fmt: skip
+
+
+def _distance(axes: Axes, a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Return how far apart two points of the data are drawn, in points of 1/72 inch."""
+    (x, y), (x2, y2) = axes.transData.transform([a, b])
+    return hypot(x2 - x, y2 - y) * 72 / axes.figure.dpi

@@ -96,10 +96,11 @@ def test_points_that_fell_apart_do_not_press_the_others_into_a_corner(run):
     for cell in results["cells"].values():
         cell["fid"], cell["fid_interval"] = lowest, [0.9 * lowest, 1.1 * lowest]
     (plain,) = figures.front(results).axes
-    assert not plain.texts or "outside" not in plain.texts[-1].get_text()
+    assert not any("outside" in text.get_text() for text in plain.texts)
     next(iter(results["cells"].values()))["fid"] = 50 * lowest
     (framed,) = figures.front(results).axes
-    assert framed.texts[-1].get_text() == f"points outside: 1, up to FID {50 * lowest:.3g}"
+    told = f"points outside: 1, up to FID {50 * lowest:.3g}"
+    assert told in [text.get_text() for text in framed.texts]
     assert framed.get_ylim()[1] < 2 * lowest
 
 
@@ -149,6 +150,22 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
     assert "--compile" in report.command(config | {"compiled": True}, "run")
     assert "--compile" not in text
     assert "--prompts prompts/scenes100.txt" in text
+
+
+def test_strengths_whose_points_lie_on_top_of_each_other_share_a_label(run):
+    results = json.loads((run / "results.json").read_text())
+
+    def labels(results: dict) -> set[str]:
+        return {text.get_text() for text in figures.front(results, size=(4, 4)).axes[0].texts}
+
+    apart = labels(results)
+    assert len(apart) == len(OMEGAS)  # a narrow figure labels the focus arm alone
+    own = [name for name, c in results["cells"].items() if c["arm"] == results["focus"]]
+    last, one = sorted(own, key=lambda name: results["cells"][name]["omega"])[-2:]
+    moved = results["cells"][one] | {k: results["cells"][last][k] for k in ("clip", "fid")}
+    joined = labels(results | {"cells": results["cells"] | {one: moved}})
+    assert len(joined) == len(OMEGAS) - 1
+    assert f"{results['cells'][last]['omega']:g}, {moved['omega']:g}" in joined
 
 
 def test_fronts_of_several_runs_are_panels_in_which_an_arm_looks_the_same(run, tmp_path):
