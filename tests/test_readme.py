@@ -113,15 +113,24 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
-    (results,) = committed("strong-sd15-web-nfe10").values()
-    words, told = verdicts(results), " ".join(README.split())
+    runs, told = committed("strong-*-web-nfe10"), " ".join(README.split())
+    sd15, sd20, sdxl = runs.values()
+    words = verdicts(sd15)
     assert words.pop("ddim") == {"not distinguishable"}
     assert len(words) == 3 and all(found == {"better"} for found in words.values())
-    gap = results["front"]["clip"]["ddim"]
+    gap = sd15["front"]["clip"]["ddim"]
     shown = f"(FID {gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}])"
     assert shown.replace("-", "−") in told
-    clip = {arm: best(results, arm)[1] for arm in (FOCUS, "ddim")}
-    assert f"CLIP ends at {clip[FOCUS]:.1f}, that of `ddim` at {clip['ddim']:.1f}." in told
+    words = verdicts(sd20)
+    assert len(words) == 4 and all(found == {"better"} for found in words.values())
+    front = sdxl["front"]
+    assert all(found["difference"] < 0 for found in front["clip"].values())
+    assert all(found["difference"] > 0 for found in front["fid"].values())
+    assert all(words != {"better"} for words in verdicts(sdxl).values())
+    ours, theirs = ([best(r, arm)[1] for r in runs.values()] for arm in (FOCUS, "ddim"))
+    said = [f"{a:.1f}, {b:.1f} and {c:.1f}" for a, b, c in (ours, theirs)]
+    assert f"CLIP ends at {said[0]} on sd15-web, sd20-web and sdxl-web" in told
+    assert f"that of `ddim` at {said[1]}." in told
 
 
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
