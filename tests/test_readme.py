@@ -112,6 +112,32 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
     assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} at CLIP scores that" in told
 
 
+def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
+    """Runs of its own: where ours is better, where it is level, and where the fronts end."""
+    told = " ".join(README.split())
+    sd20, sdxl = committed("rival-*-web").values()
+    assert verdicts(sd20) == {"dpm3m_sde": {"better"}}
+    assert verdicts(sdxl) == {"dpm3m_sde": {"not distinguishable"}}
+    for model, results in (("sd20-web", sd20), ("sdxl-web", sdxl)):
+        found = [results["front"][at]["dpm3m_sde"] for at in ("clip", "fid")]
+        ends = [best(results, arm)[1] for arm in (FOCUS, "dpm3m_sde")]
+        row = " | ".join([*map(difference_text, found), f"{ends[0]:.2f}, {ends[1]:.2f}"])
+        assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
+    fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
+    shown = [
+        f"{g['difference']:+.2f} [{', '.join(f'{end:+.2f}' for end in g['interval'])}]"
+        for g in (fid, clip)
+    ]
+    said = (
+        f"FID {shown[0]}, CLIP {shown[1]} (p = {fid['p']:.3f} and {clip['p']:.3f}; of the two "
+        f"models together {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
+    )
+    assert said.replace("-", "−") in told
+    ends = [best(sdxl, arm)[1] for arm in ("dpm3m_sde", FOCUS)]
+    said = f"up to CLIP {ends[0]:.1f}, where `dpm3m_sde` ends and ours goes on to {ends[1]:.1f}"
+    assert said in told
+
+
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
     runs, told = committed("strong-*-web-nfe10"), " ".join(README.split())
     sd15, sd20, sdxl = runs.values()
