@@ -159,6 +159,26 @@ def test_what_is_said_of_ten_evaluations_with_strong_guidance():
     assert f"that of `ddim` at {said[1]}." in told
 
 
+def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
+    (results,) = committed("strong-sd15-web-nfe15").values()
+    told = " ".join(README.split())
+    gaps = results["front"]
+    assert all(found == {"not distinguishable"} for found in verdicts(results).values())
+    fid, clip = (
+        sorted((abs(found["difference"]) for arm, found in gaps[at].items() if arm != "dpm3m_sde"))
+        for at in ("clip", "fid")
+    )
+    for at, sign in (("clip", -1), ("fid", 1)):
+        ends = [
+            end for a, found in gaps[at].items() if a != "dpm3m_sde" for end in found["interval"]
+        ]
+        assert all(sign * end > 0 for end in ends)
+    assert f"(FID −{fid[0]:.2f} to −{fid[-1]:.2f}, CLIP +{clip[0]:.1f} to +{clip[-1]:.1f})" in told
+    bests = {arm: best(results, arm) for arm in (FOCUS, *gaps["clip"])}
+    assert min(bests, key=lambda arm: bests[arm][0]) == FOCUS
+    assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
+
+
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
