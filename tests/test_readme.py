@@ -179,6 +179,20 @@ def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
     assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
 
 
+def test_what_is_said_of_thirty_evaluations_with_strong_guidance():
+    (results,) = committed("strong-sd15-web-nfe30").values()
+    told, front = " ".join(README.split()), results["front"]
+    words = verdicts(results)
+    assert len(words) == 4 and all(found == {"better"} for found in words.values())
+    fid, clip = (
+        sorted(abs(found["difference"]) for found in front[at].values()) for at in ("clip", "fid")
+    )
+    assert f"(FID −{fid[0]:.2f} to −{fid[-1]:.2f}, CLIP +{clip[0]:.1f} to +{clip[-1]:.1f})" in told
+    bests = {arm: best(results, arm) for arm in (FOCUS, *front["clip"])}
+    assert min(bests, key=lambda arm: bests[arm][0]) == FOCUS
+    assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
+
+
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
