@@ -50,6 +50,12 @@ def verdicts(results: dict) -> dict[str, set[str]]:
     return {arm: {front[at][arm]["verdict"] for at in front} for arm in front["clip"]}
 
 
+def in_words(found: dict) -> str:
+    """Return a difference with its interval as running text has it, with true minus signs."""
+    low, high = found["interval"]
+    return f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+
+
 def test_the_claim_is_what_these_results_say():
     """Which baselines are beaten beyond doubt on which model, and by how much."""
     level, three = {"not distinguishable"}, ("ddim", "dpm2m", "dpm2s")
@@ -77,8 +83,7 @@ def test_the_claim_is_what_these_results_say():
     assert f"(−{fid[0]:.2f} to −{fid[-1]:.2f}, +{clip[0]:.2f} to +{clip[-1]:.2f}, all" in told
     for results in (other, *runs.values()):
         gap = results["front"]["clip"]["dpm3m_sde"]
-        shown = f"{gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
-        assert shown.replace("-", "−") in told
+        assert in_words(gap) in told
 
 
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
@@ -93,9 +98,7 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
         assert found == {"dpm3m_sde": level}
         gap = results["front"]["clip"]["dpm3m_sde"]
         if level == {"not distinguishable"}:
-            low, high = gap["interval"]
-            shown = f"{gap['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
-            assert gap["difference"] < 0 and shown.replace("-", "−") in told
+            assert gap["difference"] < 0 and in_words(gap) in told
         bests = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
         assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
     for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
@@ -124,15 +127,11 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
         row = " | ".join([*map(difference_text, found), f"{ends[0]:.2f}, {ends[1]:.2f}"])
         assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
     fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
-    shown = [
-        f"{g['difference']:+.2f} [{', '.join(f'{end:+.2f}' for end in g['interval'])}]"
-        for g in (fid, clip)
-    ]
     said = (
-        f"FID {shown[0]}, CLIP {shown[1]} (p = {fid['p']:.3f} and {clip['p']:.3f}; of the two "
+        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and {clip['p']:.3f}; of the two "
         f"models together {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
     )
-    assert said.replace("-", "−") in told
+    assert said in told
     ends = [best(sdxl, arm)[1] for arm in ("dpm3m_sde", FOCUS)]
     said = f"up to CLIP {ends[0]:.1f}, where `dpm3m_sde` ends and ours goes on to {ends[1]:.1f}"
     assert said in told
@@ -145,8 +144,7 @@ def test_what_is_said_of_ten_evaluations_with_strong_guidance():
     assert words.pop("ddim") == {"not distinguishable"}
     assert len(words) == 3 and all(found == {"better"} for found in words.values())
     gap = sd15["front"]["clip"]["ddim"]
-    shown = f"(FID {gap['difference']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}])"
-    assert shown.replace("-", "−") in told
+    assert f"(FID {in_words(gap)})" in told
     words = verdicts(sd20)
     assert len(words) == 4 and all(found == {"better"} for found in words.values())
     front = sdxl["front"]
