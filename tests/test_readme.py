@@ -128,8 +128,8 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
         assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
     fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
     said = (
-        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and {clip['p']:.3f}; of the two "
-        f"models together {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
+        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and "
+        f"{clip['p']:.3f}; of the two models together {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
     )
     assert said in told
     ends = [best(sdxl, arm)[1] for arm in ("dpm3m_sde", FOCUS)]
