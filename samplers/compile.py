@@ -185,13 +185,14 @@ def _checked_options(recipe: Recipe, options: Mapping[str, object]) -> dict[str,
 def _order(recipe: Recipe, options: dict) -> int:
     """The declared order, as the options change it; a corrector adds one, up to 3.
 
-    With part of its history alone, a noisy step is of order 1.
+    A noisy step with part of its history alone is of order 1, and so is one that also makes up for
+    the step before it. (With the corrector the whole is of weak order 2, which no row shows.)
     """
     all_of_them = {**recipe.options, **options}
-    if all_of_them.get("eta") and all_of_them.get("history", 1) != 1:
+    corrector = bool(all_of_them.get("corrector"))
+    if all_of_them.get("eta") and (corrector or all_of_them.get("history", 1) != 1):
         return 1
-    order = all_of_them.get("order", recipe.order)
-    return min(3, int(order) + bool(all_of_them.get("corrector")))
+    return min(3, int(all_of_them.get("order", recipe.order)) + corrector)
 
 
 def _rate(

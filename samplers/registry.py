@@ -112,9 +112,7 @@ def exp2m(
     if not corrector:
         return solvers.exponential(lam, order, eta, window, history)
     if eta:
-        raise ValueError(
-            f"eta={eta} with corrector=True: the corrector is for eta=0 only; pass eta=0"
-        )
+        return correctors.corrected_sde(lam, order, eta, window, history)
     return correctors.corrected(lam, order)
 
 

@@ -126,14 +126,6 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ({"corrector": None}, "corrector is None; it must be True or False"),
         ({"order": 4}, "order is 4; it must be a whole number from 1 to 3"),
         ({"order": "2"}, "order is '2'; it must be a whole number from 1 to 3"),
-        (
-            {"eta": 0.5, "corrector": True},
-            "eta=0.5 with corrector=True: the corrector is for eta=0 only; pass eta=0",
-        ),
-        (  # of the default, too
-            {"corrector": True},
-            "eta=1.0 with corrector=True: the corrector is for eta=0 only; pass eta=0",
-        ),
         ({"history": 1.5}, "history is 1.5; it must be from 0 to 1"),
         ({"name": "dpm++_2s_a", "eta": 1.5}, "eta is 1.5; a 2S ancestral sampler takes 0 to 1"),
         (
