@@ -44,7 +44,9 @@ class SDXL(LatentModel):
 
     def _adopt(self, pipe, model_key, solver_config, device, dtype, spacing=None) -> None:
         super()._adopt(pipe, model_key, solver_config, device, dtype, spacing)
-        self.schedule.family = "sdxl"
+        # AYS found SDXL's table at 1,024 pixels, latents of 128; for half of that and less SD 1.5's
+        # (64) is the nearer one
+        self.schedule.family = "sdxl" if self.latent_shape[1] > 90 else "sd15"
         if dtype == torch.float16 and self.vae.config.force_upcast:
             self.vae.to(torch.float32)
         self.tokenizer_1, self.tokenizer_2 = pipe.tokenizer, pipe.tokenizer_2

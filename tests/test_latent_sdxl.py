@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import latent_sdxl
 from latent_sdxl import SDXL, BaseDDIMCFGpp, get_solver, register_solver
-from pipelines.loading import pipeline_kind
+from pipelines.loading import load_pipeline, pipeline_kind
 from samplers import available, compile_plan, generators, standard_normal
 
 ROOT = Path(__file__).parents[1]
@@ -121,9 +121,20 @@ def test_ddim_cfgpp_runs_exp2m(load):
     assert type(patched) is BaseDDIMCFGpp
     image = patched.sample(cfg_guidance=0.4, prompt1=["", PROMPT], seeds=3)
     plan = compile_plan("exp2m_cfg++", patched.schedule, 4, 0.4)
-    own = compile_plan("exp2m_cfg++", patched.schedule, 4, 0.4, grid="ays_sdxl")
-    assert plan.rows == own.rows  # the grid of its own family
     torch.testing.assert_close(image, patched.generate(plan, [PROMPT], [3])[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "table"), [(128, "ays_sdxl"), (96, "ays_sdxl"), (64, "ays_sd15"), (8, "ays_sd15")]
+)
+def test_the_default_grid_is_that_of_the_size_of_pictures(size, table):
+    """SDXL's table is of 1,024 pixels; SDXL-Turbo's 512 and the stand-in's 64 take SD 1.5's."""
+    pipe, found = load_pipeline(STANDIN, torch.float32, "sdxl")
+    pipe.unet.register_to_config(sample_size=size)
+    model = SDXL.__new__(SDXL)
+    model._adopt(pipe, found, {"num_sampling": 4}, torch.device("cpu"), torch.float32)
+    found = compile_plan("exp2m_cfg++", model.schedule, 12, omega=2)
+    assert found.rows == compile_plan("exp2m_cfg++", model.schedule, 12, omega=2, grid=table).rows
 
 
 def test_an_image_depends_on_its_prompt_and_seed_alone(load):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from math import exp, expm1, inf, log, sqrt
 
-import numpy as np
 import pytest
 import reference
 import torch
 from problems import slope as order_shown
 from problems import uniform_levels
 
+from benchmarks.gaussian import spread_error
 from samplers import compile_plan, generators, sample, standard_normal
 from samplers.noise import generators_of
 
@@ -234,24 +234,27 @@ def test_a_noisy_corrector_takes_each_step_again_with_its_own_noise(grid, eta, h
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def variance_error(schedule, n: int, width: float, **options) -> float:
-    """How far from exact the variance is that a plan gives Gaussian data, between σ of 10 and 0.05.
+def weak_error(schedule, n: int, width: float, **options) -> float:
+    """How far from exact the spread of Gaussian data is between noise levels 10 and 0.05."""
+    said = {"eta": 1.0, "omega": 1.0, "shape": "constant", "grid": uniform_levels(n), **options}
+    return abs(spread_error(compile_plan("exp2m_cfg++", schedule, n, **said), width))
 
-    D is linear in the state and the state in z_T and the noises, whose coefficients are carried
-    along: exact, without a sample.
-    """
-    levels = uniform_levels(n)
-    said = {"eta": 1.0, "omega": 1.0, "shape": "constant", "grid": levels, **options}
-    plan = compile_plan("exp2m_cfg++", schedule, n, **said)
-    x, estimates = np.zeros(n + 1), []
-    x[0] = sqrt(width**2 + levels[0] ** 2)
-    for i, row in enumerate(plan):
-        estimates.insert(0, x * width**2 / (width**2 + row.sigma**2))
-        x = row.carry.state * x
-        for weight, estimate in zip(row.carry.uncond, estimates, strict=False):
-            x = x + weight * estimate
-        x[i + 1] += row.carry.noise
-    return abs(float(x @ x) / (width**2 + plan.end**2) - 1)
+
+@pytest.mark.parametrize("options", [{}, {"corrector": True, "history": 1.0}])
+def test_the_exact_spread_is_that_of_samples(options, schedule):
+    plan = compile_plan("exp2m_cfg++", schedule, 8, omega=1.0, **options)
+    rows, width, count = iter(plan), 0.5, 40_000
+
+    def model(z, t):
+        sigma = next(rows).sigma
+        x = z * sqrt(1 + sigma**2)
+        eps = x * sigma / (width**2 + sigma**2)
+        return eps, eps
+
+    z = standard_normal((1, 1, 100, count // 100), generators([1]), dtype=torch.float64)
+    start = sqrt((width**2 + plan.rows[0].sigma ** 2) / (1 + plan.rows[0].sigma ** 2))
+    found = float(sample(model, start * z, plan, generators([2])).std())
+    assert log(found / width) == pytest.approx(spread_error(plan, width), abs=5 / sqrt(2 * count))
 
 
 @pytest.mark.parametrize("width", [0.3, 1.0])
@@ -267,14 +270,14 @@ def variance_error(schedule, n: int, width: float, **options) -> float:
 )
 def test_weak_order(options, order, width, schedule):
     """The default is of weak order 1; with the corrector it is of weak order 2."""
-    errors = {n: variance_error(schedule, n, width, **options) for n in (250, 500)}
+    errors = {n: weak_error(schedule, n, width, **options) for n in (250, 500)}
     assert order_shown(errors) == pytest.approx(order, abs=0.1)
 
 
-def test_at_twenty_evaluations_the_corrector_keeps_the_variance_better(schedule):
+def test_at_twenty_evaluations_the_corrector_keeps_the_spread_better(schedule):
     for width in (0.3, 1.0, 3.0):
-        plain = variance_error(schedule, 20, width, history=0.5)
-        assert variance_error(schedule, 20, width, history=0.5, corrector=True) < plain / 2
+        plain = weak_error(schedule, 20, width, history=0.5)
+        assert weak_error(schedule, 20, width, history=0.5, corrector=True) < plain / 2
 
 
 # --- refusals and the history -------------------------------------------------------------------
