@@ -105,7 +105,8 @@ class BaseDDIMCFGpp(SDXL):
 
         nfe = len(self.scheduler.timesteps)
         schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        grid = "trailing" if distilled else "ays_sdxl"
+        schedule.family = "sdxl" if self.default_sample_size > 90 else "sd15"  # by size, 128 or 64
+        grid = "trailing" if distilled else None
         strength = read_cfg_guidance(cfg_guidance)
         plan = compile_plan("exp2m_cfg++", schedule, nfe, grid=grid, **strength)
 

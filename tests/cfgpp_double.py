@@ -112,6 +112,7 @@ def set_up(self, solver_config, *args, dtype: torch.dtype = torch.float32, **kwa
     """Make what CFGpp's constructors make, on the mock network."""
     steps = solver_config.num_sampling
     self.device, self.dtype, self.unet = "cpu", dtype, MockUNet()
+    self.default_sample_size = 128
     self.scheduler, self.skip, self.vae_scale_factor = scheduler(steps), 1000 // steps, 8
     self.total_alphas = self.scheduler.alphas_cumprod.clone()
     self.final_alpha_cumprod = self.scheduler.final_alpha_cumprod
@@ -148,7 +149,7 @@ def ours(name: str, steps: int):
     config = {"num_sampling": steps}
     loaded = next(base for base in cls.__mro__ if base.__name__ == "LatentModel")  # needs no text
     loaded._adopt(solver, pipe, "mock", config, torch.device("cpu"), torch.float32)
-    solver.default_sample_size = 64
+    solver.default_sample_size = 128
     tame(solver)
     return solver
 

@@ -53,8 +53,6 @@ def _with_arm(text: str, recipe: Recipe) -> str:
         (r'""".*?"""', f'"""{recipe.name} ({recipe.source}), a plan of the package `samplers`."""'),
         (re.escape(f'compile_plan("{DEFAULT}"'), f'compile_plan("{recipe.name}"'),
     ]
-    if 'else "ays_sdxl"' in text and recipe.grid != "ays":
-        changes.append(('else "ays_sdxl"', "else None"))
     if recipe.guidance == "cfg":
         changes += [
             (r"\*\*read_cfg_guidance\(cfg_guidance\)|read_cfg_guidance\(cfg_guidance\)", None),
