@@ -52,6 +52,9 @@ GROUPS: dict[str, Sequence[str]] = {
     "order and corrector, without noise": changed(
         "eta=0,order=1", "eta=0,order=3", "eta=0,corrector=true", "order=3",
     ),
+    "the corrector, with noise": changed(
+        "corrector=true,history=0", "corrector=true", "corrector=true,history=1",
+    ),
     "shape of ω(σ)": (
         *(f"{OURS}[grid=karras,shape={shape}]" for shape in ("late", "bell", "rising")),
         *changed("interval=0.3..5.5", "interval=0.3..100", "interval=0..5.5"),

@@ -13,6 +13,7 @@ from samplers import guidance
 from samplers.errors import choose, finite, flag, pair, whole
 from samplers.grids import Grid, make_grid
 from samplers.guidance import LARGEST_LAMBDA, Rate
+from samplers.path import spans
 from samplers.plan import Plan, Row, Update
 from samplers.presets import Preset, find_preset
 from samplers.registry import Recipe, find
@@ -36,6 +37,7 @@ def compile_plan(
     interval: tuple[float, float] | None = None,
     cap: float | None = None,
     preset: str | Path | Preset | None = None,
+    noise: str = "steps",
     **options: object,
 ) -> Plan:
     """Compile a named sampler into a checked plan of exactly `nfe` evaluations.
@@ -53,6 +55,9 @@ def compile_plan(
               weights
               (shape, interval and cap are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
+    noise     "steps": every step draws its own; "path": all read one Brownian path per image, so
+              that more steps, or another sampler, refine a picture and do not redraw it
+              (`samplers.path`)
     options   the solver's own, such as `eta`, `history`, `order`: see `Recipe.options`
 
     Raises ValueError for every name, number or option that does not fit, with what would.
@@ -92,7 +97,17 @@ def compile_plan(
     start = {"ve": levels[0], "vp": sqrt(1 + levels[0] ** 2), "clean": 1.0}[recipe.start]
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not recipe.kicks, scale, said)
-    return plan.check()
+    return _with_noise(plan, noise).check()
+
+
+def _with_noise(plan: Plan, noise: str) -> Plan:
+    """Return the plan with its noise from where the caller said."""
+    if choose("noise", noise, {"steps": False, "path": True}):
+        if not plan.stochastic:
+            raise ValueError(f"sampler {plan.name!r} draws no noise here; leave out noise='path'")
+        spans(plan)  # whether its steps are large enough
+        plan = replace(plan, noise=noise, options=plan.options | {"noise": noise})
+    return plan
 
 
 def stated_omega(plan: Plan, schedule: NoiseSchedule) -> float:
@@ -111,6 +126,7 @@ def _unit(recipe: Recipe, schedule: NoiseSchedule) -> float:
 
 
 _GUIDANCE = ("shape", "interval", "cap")  # options of every rate
+_OF_ALL = ("grid", "preset", "noise")
 # what others call the arguments of `compile_plan`
 _ELSEWHERE = {
     "cfg_guidance": "scale, or omega in CFG units",
@@ -161,7 +177,7 @@ def _checked_options(recipe: Recipe, options: Mapping[str, object]) -> dict[str,
     known, options = recipe.options, dict(options)
     for name, value in options.items():
         if name not in known:
-            takes = ", ".join([*known, *([] if recipe.kicks else _GUIDANCE), "grid", "preset"])
+            takes = ", ".join([*known, *([] if recipe.kicks else _GUIDANCE), *_OF_ALL])
             hint = f"; it is {_ELSEWHERE[name]} here" if name in _ELSEWHERE else ""
             raise ValueError(
                 f"sampler {recipe.name!r} takes no option {name}={value!r}{hint}; its options: "

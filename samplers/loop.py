@@ -10,6 +10,7 @@ import torch
 from samplers.execute import Pair, denoised
 from samplers.fused import executor
 from samplers.noise import generators_of, standard_normal
+from samplers.path import BrownianPath
 from samplers.plan import Plan
 from samplers.program import Stage
 
@@ -124,8 +125,12 @@ def trajectory(
     if plan.stochastic and generators is None:
         generators = generators_of(z_T)
 
-    def draw(like: torch.Tensor) -> torch.Tensor:
-        return standard_normal(like.shape, generators or (), like.device, like.dtype)
+    if plan.noise == "path":
+        draw = BrownianPath(plan, generators or ())
+    else:
+
+        def draw(like: torch.Tensor) -> torch.Tensor:
+            return standard_normal(like.shape, generators or (), like.device, like.dtype)
 
     dtype = torch.promote_types(z_T.dtype, torch.float32)
     program = plan.program

@@ -28,6 +28,12 @@ def seed_of(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:7], "little")
 
 
+def one_per_image(sources: Sequence[torch.Generator], count: int) -> None:
+    """Raise ValueError unless there is a generator for each of `count` images."""
+    if len(sources) != count:
+        raise ValueError(f"{len(sources)} generators for a batch of {count}; pass one per image")
+
+
 def standard_normal(
     shape: Sequence[int],
     sources: Sequence[torch.Generator],
@@ -38,8 +44,7 @@ def standard_normal(
 
     The generators are all of one device. Nothing waits for the device that the noise goes to.
     """
-    if len(sources) != shape[0]:
-        raise ValueError(f"{len(sources)} generators for a batch of {shape[0]}; pass one per image")
+    one_per_image(sources, shape[0])
     device, place = torch.device(device), sources[0].device if sources else torch.device("cpu")
     # a copy to a GPU waits for the device, except from pinned memory
     pinned = device.type == "cuda" and place.type == "cpu"

@@ -50,7 +50,8 @@ class Row:
 class Plan:
     """A compiled sampler. `start` turns standard normal noise into the first state.
 
-    `rate` says that Δ enters as a rate (the guided ODE has a limit), not as a kick per step.
+    `rate` says that Δ enters as a rate (the guided ODE has a limit), not as a kick per step;
+    `noise` whether each step draws its own ("steps") or reads one Brownian path ("path").
     """
 
     name: str
@@ -61,6 +62,7 @@ class Plan:
     rate: bool
     scale: float
     options: dict = field(default_factory=dict)
+    noise: str = "steps"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -75,7 +75,7 @@ def test_what_a_gpu_does_is_timed_by_the_wall_after_it_is_done(kind, monkeypatch
         ("benchmarks.end_to_end --device cuda:99", "cannot use device 'cuda:99'"),
         ("benchmarks.end_to_end --batches a", "argument --batches: 'a' must be whole numbers"),
         ("benchmarks.step_overhead --json no/o.json", "--json no/o.json: give a file in a folder"),
-        ("benchmarks.solver_error --model standin-sdxl", "--model standin-sdxl is an SDXL; give"),
+        ("benchmarks.solver_error --equation pde", "argument --equation: invalid choice: 'pde'"),
         ("benchmarks.solver_error --model nowhere", "unknown model 'nowhere'"),
         ("benchmarks.solver_error --omegas x", "argument --omegas: scales 'x': cannot use 'x'"),
         ("benchmarks.feature_change --model sd15 --seeds 3-1", "argument --seeds: seeds '3-1'"),
@@ -98,7 +98,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(command, message, capsys, mo
 def test_solver_errors_are_headed_by_the_model_they_are_of(monkeypatch, capsys):
     from benchmarks import solver_error
 
-    monkeypatch.setattr(solver_error, "StableDiffusion", lambda *_, **__: None)
+    monkeypatch.setattr(solver_error.models, "load", lambda *_, **__: None)
     monkeypatch.setattr(solver_error, "errors", lambda *_: {})
     monkeypatch.setattr(sys, "argv", ["solver_error", "--model", "standin-sd20"])
     solver_error.main()
