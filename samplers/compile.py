@@ -14,7 +14,7 @@ from samplers.errors import choose, finite, flag, pair, whole
 from samplers.grids import Grid, make_grid
 from samplers.guidance import LARGEST_LAMBDA, Rate
 from samplers.path import spans
-from samplers.plan import Plan, Row, Update
+from samplers.plan import NOISES, Plan, Row, Update
 from samplers.presets import Preset, find_preset
 from samplers.registry import Recipe, find
 from samplers.schedule import NoiseSchedule
@@ -102,7 +102,8 @@ def compile_plan(
 
 def _with_noise(plan: Plan, noise: str) -> Plan:
     """Return the plan with its noise from where the caller said."""
-    if choose("noise", noise, {"steps": False, "path": True}):
+    choose("noise", noise, dict.fromkeys(NOISES))
+    if noise == "path":
         if not plan.stochastic:
             raise ValueError(f"sampler {plan.name!r} draws no noise here; leave out noise='path'")
         spans(plan)  # whether its steps are large enough

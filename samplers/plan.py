@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import inf, isclose, log, sqrt
 
-from samplers.errors import finite
+from samplers.errors import choose, finite
 from samplers.exponential import moments
 from samplers.program import Program, compile_program
+
+NOISES = ("steps", "path")  # where noise comes from: `compile_plan`
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class Plan:
                 raise ValueError("a plan has at least one row")
             for name in ("start", "scale"):
                 data[name] = finite(name, data[name])
+            choose("noise", data.get("noise", "steps"), dict.fromkeys(NOISES))
             return cls(rows=rows, options=options, **data).check()
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is no plan as Plan.to_json writes it: {error}") from None

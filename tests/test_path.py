@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from math import log
 
@@ -98,7 +99,13 @@ def test_a_plan_says_and_keeps_where_its_noise_comes_from(schedule):
     plan = compile_plan("exp2m_cfg++", schedule, 6, noise="path")
     assert (plan.noise, plan.options["noise"]) == ("path", "path")
     assert Plan.from_json(plan.to_json()) == plan
-    assert compile_plan("exp2m_cfg++", schedule, 6).noise == "steps"
+    plain = compile_plan("exp2m_cfg++", schedule, 6)
+    assert plain.noise == "steps"
+    older = json.loads(plain.to_json())
+    del older["noise"]
+    assert Plan.from_json(json.dumps(older)) == plain
+    with pytest.raises(ValueError, match="unknown noise 'pat'; did you mean 'path'"):
+        Plan.from_json(plan.to_json().replace('"noise": "path"', '"noise": "pat"'))
 
 
 @pytest.mark.parametrize(
