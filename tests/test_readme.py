@@ -89,7 +89,7 @@ def test_the_claim_is_what_these_results_say():
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
     """The fronts, and the default's strength against three baselines at their own highest CLIP."""
     told, three = " ".join(README.split()), ("ddim", "dpm2m", "dpm2s")
-    runs = committed("strong-*-web")
+    runs, ends = committed("strong-*-web"), []
     assert len(runs) == 3 and side_by_side(runs) in README
     for name, results in runs.items():
         found = verdicts(results)
@@ -101,10 +101,14 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
             assert gap["difference"] < 0 and in_words(gap) in told
         bests = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
         assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
+        ends.append((bests["dpm3m_sde"][1], bests[FOCUS][1]))
+    theirs, ours = zip(*ends[1:], strict=True)
+    said = "its CLIP ends at {:.1f} and {:.1f} there, ours at {:.1f} and {:.1f}"
+    assert said.format(*theirs, *ours) in told
     for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
         gaps = [abs(r["front"][at][arm]["difference"]) for r in runs.values() for arm in three]
         assert f"{sign} by {min(gaps):.{digits}f} to {max(gaps):.{digits}f}" in told
-    gains = []
+    gains, rival = [], []
     for results in runs.values():
         found = results["default_scale"]
         assert (found["default"], found["omega"]) == (0.6, 7.5)
@@ -112,6 +116,9 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
         assert {rows[arm]["clip"]["verdict"] for arm in three} == {"not distinguishable"}
         assert {rows[arm]["fid"]["verdict"] for arm in three} == {"better"}
         gains += [-rows[arm]["fid"]["difference"] for arm in three]
+        assert rows["dpm3m_sde"]["clip"]["verdict"] == "better"
+        rival.append(rows["dpm3m_sde"]["clip"]["difference"])
+    assert f"beyond doubt, on all three (by {min(rival):.1f} to {max(rival):.1f})" in told
     assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} at CLIP scores that" in told
 
 
@@ -128,12 +135,10 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
         assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
     fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
     said = (
-        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and "
-        f"{clip['p']:.3f}; of the two models together {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
+        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and {clip['p']:.3f}; "
+        "together with the same run [on sdxl-web](docs/results/rival-sdxl-web/README.md), level "
+        f"with an older grid, {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
     )
-    assert said in told
-    ends = [best(sdxl, arm)[1] for arm in ("dpm3m_sde", FOCUS)]
-    said = f"up to CLIP {ends[0]:.1f}, where `dpm3m_sde` ends and ours goes on to {ends[1]:.1f}"
     assert said in told
 
 
