@@ -1,7 +1,7 @@
 """How far each solver and grid is from the equation that it integrates, on a stand-in.
 
     python -m benchmarks.solver_error
-    python -m benchmarks.solver_error --equation sde --model standin-sdxl --images 60
+    python -m benchmarks.solver_error --equation sde --model standin-sdxl --images 40
     python -m benchmarks.solver_error --nfe 10 --omegas 3 --images 8 --json
 
 The same start is integrated with 160 evaluations (`exp2m_cfg++` on the uniform grid, the limit) and
@@ -30,7 +30,7 @@ from eval.prompts import read_prompts
 from eval.tables import markdown
 from samplers import compile_plan
 
-PROMPTS = Path(__file__).resolve().parents[1] / "prompts" / "scenes_dev1000.txt"
+PROMPTS = Path(__file__).resolve().parents[1] / "prompts" / "scenes_dev40.txt"
 LIMIT = 160  # evaluations
 
 

@@ -103,3 +103,20 @@ def test_solver_errors_are_headed_by_the_model_they_are_of(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["solver_error", "--model", "standin-sd20"])
     solver_error.main()
     assert capsys.readouterr().out.startswith("Stand-in sd20, not SD. RMS latent error at NFE 20,")
+
+
+@pytest.mark.parametrize("equation", ["ode", "sde"])
+def test_solver_errors_of_a_standin_have_a_row_per_grid(equation, monkeypatch, capsys):
+    from benchmarks import solver_error
+
+    monkeypatch.setattr(solver_error, "LIMIT", 8)
+    said = f"solver_error --model standin-sdxl --equation {equation} --images 1 --nfe 4 --omegas 2"
+    monkeypatch.setattr(sys, "argv", said.split())
+    solver_error.main()
+    out = capsys.readouterr().out
+    assert out.startswith("Stand-in sdxl, not SD. RMS latent error at NFE 4, 1 images.")
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| 2 | `")]
+    wanted = solver_error.EQUATIONS[equation]
+    assert [row[1].strip("`") for row in rows] == list(wanted.grids)
+    assert all(float(cell.strip("| ")) > 0 for row in rows for cell in row[2:])
+    assert all(len(row) == 2 + len(wanted.solvers) for row in rows)
