@@ -95,7 +95,7 @@ class BaseDDIMCFGpp(SDXL):
         **kwargs,
     ):
         """Return the final latents; cfg_guidance is λ_cfg up to 2, above that ω in CFG units."""
-        from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, trajectory
+        from samplers import NoiseSchedule, compile_plan, read_cfg_guidance, sdxl_family, trajectory
 
         # a distilled model knows no null prompt, and its own timesteps alone
         distilled = isinstance(self, SDXLLightning)
@@ -105,7 +105,7 @@ class BaseDDIMCFGpp(SDXL):
 
         nfe = len(self.scheduler.timesteps)
         schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        schedule.family = "sdxl" if self.default_sample_size > 90 else "sd15"  # by size, 128 or 64
+        schedule.family = sdxl_family(self.default_sample_size)
         grid = "trailing" if distilled else None
         strength = read_cfg_guidance(cfg_guidance)
         plan = compile_plan("exp2m_cfg++", schedule, nfe, grid=grid, **strength)

@@ -13,6 +13,7 @@ from pipelines.loading import load_pipeline, load_vae
 from pipelines.places import FP16_VAE
 from pipelines.text_cache import TextCache
 from samplers.loop import Model, Pair
+from samplers.schedule import sdxl_family
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 Size = tuple[int, int]
@@ -44,15 +45,13 @@ class SDXL(LatentModel):
 
     def _adopt(self, pipe, model_key, solver_config, device, dtype, spacing=None) -> None:
         super()._adopt(pipe, model_key, solver_config, device, dtype, spacing)
-        # AYS found SDXL's table at 1,024 pixels, latents of 128; for half of that and less SD 1.5's
-        # (64) is the nearer one
-        self.schedule.family = "sdxl" if self.latent_shape[1] > 90 else "sd15"
         if dtype == torch.float16 and self.vae.config.force_upcast:
             self.vae.to(torch.float32)
         self.tokenizer_1, self.tokenizer_2 = pipe.tokenizer, pipe.tokenizer_2
         self.text_enc_1 = pipe.text_encoder.to(device, dtype).eval()
         self.text_enc_2 = pipe.text_encoder_2.to(device, dtype).eval()
         self.default_sample_size = self.latent_shape[1]
+        self.schedule.family = sdxl_family(self.default_sample_size)
         self._texts = TextCache(self._embed, lambda: [self.text_enc_1, self.text_enc_2])
 
     @torch.no_grad()

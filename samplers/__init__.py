@@ -12,7 +12,7 @@ from samplers.loop import Step, sample, trajectory
 from samplers.noise import generators, generators_of, standard_normal
 from samplers.plan import Plan, Row, Update
 from samplers.registry import Recipe, available, register
-from samplers.schedule import NoiseSchedule
+from samplers.schedule import NoiseSchedule, sdxl_family
 
 __all__ = [
     "NoiseSchedule",
@@ -29,6 +29,7 @@ __all__ = [
     "read_cfg_guidance",
     "register",
     "sample",
+    "sdxl_family",
     "standard_normal",
     "trajectory",
 ]

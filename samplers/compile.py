@@ -107,7 +107,7 @@ def _with_noise(plan: Plan, noise: str) -> Plan:
         if not plan.stochastic:
             raise ValueError(f"sampler {plan.name!r} draws no noise here; leave out noise='path'")
         spans(plan)  # whether its steps are large enough
-        plan = replace(plan, noise=noise, options=plan.options | {"noise": noise})
+        plan = replace(plan, options=plan.options | {"noise": noise})
     return plan
 
 

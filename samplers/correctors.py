@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from math import exp, expm1, inf, isinf, log
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import exp, expm1, isinf, log
 
 from samplers.exponential import weights
-from samplers.solvers import Move, Stage, exponential, midpoint_gains
+from samplers.solvers import Move, Stage, midpoint_gains
 
 Weights = Callable[[int], Sequence[float]]  # step i → gains of D_i, D_{i−1}, …
 
@@ -58,24 +58,18 @@ def corrected(lam: Sequence[float], order: int = 2) -> Iterator[Stage]:
     )
 
 
-def corrected_sde(
-    lam: Sequence[float],
-    order: int = 2,
-    eta: float = 1.0,
-    window: tuple[float, float] = (0.0, inf),
-    history: float = 1.0,
-) -> Iterator[Stage]:
-    """`exponential` whose every step is taken again, with its noise, once D at its end is known.
+def corrected_sde(predicted: Iterable[Stage]) -> Iterator[Stage]:
+    """A noisy one-state solver whose every step is taken again once D at its end is known.
 
     Within a step D moves with the noise, D(λ) − D_i ≈ J·√(2η) ∫ σ dW, and what the past tells of
     it is nothing. The evaluation at the end has seen that noise: a line through D_i and D_{i+1}
     gives the step the covariance of D and noise up to O(h³), which makes the whole of weak order 2
-    whatever share of the extrapolation the prediction takes (SA-Solver, arXiv:2309.05019, corrects
-    the same way). The prediction's noise and decay are the correction's too, so their difference
-    is one of weights on D alone; it is made up for in the step that follows, and no state waits.
+    whatever the prediction extrapolates (SA-Solver, arXiv:2309.05019, corrects the same way). The
+    prediction's noise and decay are the correction's too, so their difference is one of weights on
+    D alone; it is made up for in the step that follows, and no state waits.
     """
     behind = None
-    for stage in exponential(lam, order, eta, window, history):
+    for stage in predicted:
         ahead = stage.carry
         if isinf(ahead.to):  # it returns D itself, and the state that led there is gone
             yield stage

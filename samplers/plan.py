@@ -52,8 +52,7 @@ class Row:
 class Plan:
     """A compiled sampler. `start` turns standard normal noise into the first state.
 
-    `rate` says that Δ enters as a rate (the guided ODE has a limit), not as a kick per step;
-    `noise` whether each step draws its own ("steps") or reads one Brownian path ("path").
+    `rate` says that Δ enters as a rate (the guided ODE has a limit), not as a kick per step.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Plan:
     rate: bool
     scale: float
     options: dict = field(default_factory=dict)
-    noise: str = "steps"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,6 +97,11 @@ class Plan:
     @property
     def stochastic(self) -> bool:
         return any(row.carry.noise for row in self.rows)
+
+    @property
+    def noise(self) -> str:
+        """Whether each step draws its own noise ("steps") or reads one Brownian path ("path")."""
+        return self.options.get("noise", "steps")
 
     @property
     def memory(self) -> int:
@@ -193,7 +196,7 @@ class Plan:
                 raise ValueError("a plan has at least one row")
             for name in ("start", "scale"):
                 data[name] = finite(name, data[name])
-            choose("noise", data.get("noise", "steps"), dict.fromkeys(NOISES))
+            choose("noise", options.get("noise", "steps"), dict.fromkeys(NOISES))
             return cls(rows=rows, options=options, **data).check()
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is no plan as Plan.to_json writes it: {error}") from None

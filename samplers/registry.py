@@ -111,9 +111,9 @@ def exp2m(
     order = whole("order", order, 1, 3)
     if not corrector:
         return solvers.exponential(lam, order, eta, window, history)
-    if eta:
-        return correctors.corrected_sde(lam, order, eta, window, history)
-    return correctors.corrected(lam, order)
+    if not eta:
+        return correctors.corrected(lam, order)
+    return correctors.corrected_sde(solvers.exponential(lam, order, eta, window, history))
 
 
 _RECIPES: dict[str, Recipe] = {}

@@ -121,3 +121,12 @@ class NoiseSchedule:
         low, high = self._log_sigmas[right - 1], self._log_sigmas[right]
         t = right - 1 + (target - low) / (high - low)
         return float(round(t)) if abs(t - round(t)) < 1e-6 else t
+
+
+def sdxl_family(latent_size: int) -> str:
+    """Return the `family` of a model of SDXL's classes, by the width of its latents.
+
+    SDXL's tables were found at 1,024 pixels, latents of 128; for half of that and less those of
+    SD 1.5, 64, are the nearer ones.
+    """
+    return "sdxl" if latent_size > 90 else "sd15"
