@@ -1,1 +1,1 @@
-"""Loaded Stable Diffusion and SDXL pipelines behind CFGpp's vocabulary."""
+"""Stable Diffusion and SDXL: loaded behind CFGpp's vocabulary, and as diffusers runs them."""

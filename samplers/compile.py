@@ -72,7 +72,8 @@ def compile_plan(
     _check_strength(recipe, scale, omega)
     guided = _checked_guidance(recipe, omega, shape, interval, cap)
     options = _checked_options(recipe, options)
-    if recipe.few and nfe < FEW:
+    whole_way = grid is None or isinstance(grid, str) or callable(grid)
+    if recipe.few and nfe < FEW and whole_way:  # levels of one's own may be a part of it
         logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
     said = guided | options | ({"grid": grid} if isinstance(grid, str) else {})
     shaped: Callable[[float], Rate] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -30,16 +31,24 @@ class Step:
     """
 
     __slots__ = (
-        *("_carry", "_eps", "_latent", "_probe", "_stage", "_version"),
+        *("_ahead", "_carry", "_eps", "_latent", "_look_ahead", "_probe", "_stage", "_version"),
         *("index", "sigma", "timestep"),
     )
 
     def __init__(
-        self, index: int, stage: Stage, probe: torch.Tensor, eps: Pair, carry: torch.Tensor
+        self,
+        index: int,
+        stage: Stage,
+        probe: torch.Tensor,
+        eps: Pair,
+        carry: torch.Tensor,
+        look_ahead: Callable[[int, torch.Tensor], torch.Tensor],
     ):
         self.index, self.timestep, self.sigma = index, stage.timestep, stage.sigma
         self._stage, self._probe, self._eps, self._carry = stage, probe, eps, carry
+        self._look_ahead = look_ahead
         self._latent: torch.Tensor | None = None
+        self._ahead: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def latent(self) -> torch.Tensor:
@@ -61,12 +70,21 @@ class Step:
             self.latent = self._latent.clone()
         return self._carry
 
+    def probe(self) -> torch.Tensor:
+        """Return the state that the network sees next: the carry, or what looks ahead of it."""
+        carry = self.carry()
+        if self._stage.probe is None:
+            return carry
+        if self._ahead is None or self._ahead[0] is not carry:
+            self._ahead = carry, self._look_ahead(self.index, carry)
+        return self._ahead[1]
+
     @property
     def denoised(self) -> torch.Tensor:
         return denoised(self._stage, self._probe, self._eps)
 
 
-def _version(x: torch.Tensor) -> int | None:
+def version_of(x: torch.Tensor) -> int | None:
     """Return how often a tensor was written into; None where torch does not count."""
     return None if x.is_inference() else x._version
 
@@ -78,7 +96,7 @@ def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> P
         row = getattr(model, "cond_row", None)
     elif not stage.cond:
         row = getattr(model, "uncond_row", None)
-    version = _version(z)
+    version = version_of(z)
     given = (row(z, t),) * 2 if row else model(z, t)
     try:
         eps_uncond, eps_cond = given
@@ -93,7 +111,7 @@ def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> P
             f"{tuple(eps_cond.shape)} for an input of {tuple(z.shape)}; it must return the pair "
             "(ε_uncond, ε_cond)"
         )
-    if _version(z) != version:
+    if version_of(z) != version:
         raise ValueError("the network changed its input in place; let it work on z.clone()")
     return eps_uncond, eps_cond
 
@@ -136,13 +154,13 @@ def trajectory(
     program = plan.program
     carry = probe = z_T.to(dtype) * program.start
     run = executor(kernel, program, carry)
+    ahead = partial(run.look_ahead, draw=draw)
     times = torch.tensor([s.timestep for s in program.stages], dtype=dtype, device=z_T.device)
     for i, (stage, t) in enumerate(zip(program.stages, times.unbind(), strict=True)):
         eps = _evaluate(model, probe.to(z_T.dtype), t, stage)
-        step = Step(i, stage, probe, eps, run.advance(i, carry, probe, eps, draw))
+        step = Step(i, stage, probe, eps, run.advance(i, carry, probe, eps, draw), ahead)
         yield step
-        carry = step.carry()
-        probe = carry if stage.probe is None else run.look_ahead(i, carry, draw)
+        carry, probe = step.carry(), step.probe()
 
 
 def sample(

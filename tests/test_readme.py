@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from eval.claim import beaten_at_once, overview, read
 from eval.compare import FOCUS
@@ -21,7 +23,8 @@ from samplers.registry import _RECIPES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = (ROOT / "docs/results/README.md").read_text(encoding="utf-8")
-FLAT = " ".join(f"{README} {ELSEWHERE}".split())
+TOLD, TOLD_ELSEWHERE = (" ".join(text.split()) for text in (README, ELSEWHERE))
+FLAT = f"{TOLD} {TOLD_ELSEWHERE}"
 PAGES = sorted(path.parent for path in (ROOT / "docs/results").glob("*/README.md"))
 
 
@@ -60,7 +63,7 @@ def test_the_claim_is_what_these_results_say():
     """Which baselines are beaten beyond doubt on which model, and by how much."""
     level, three = {"not distinguishable"}, ("ddim", "dpm2m", "dpm2s")
     runs = {r["model"].removeprefix("standin-"): r for r in committed("captions-*").values()}
-    told = " ".join(README.split())
+    told = TOLD
     for model, results in runs.items():
         found = verdicts(results)
         assert found.pop("dpm3m_sde") == level and set(found) == {*three}
@@ -83,15 +86,16 @@ def test_the_claim_is_what_these_results_say():
     fid, clip = (
         sorted(abs(other["front"][at][a]["difference"]) for a in three) for at in ("clip", "fid")
     )
-    assert f"(−{fid[0]:.2f} to −{fid[-1]:.2f}, +{clip[0]:.2f} to +{clip[-1]:.2f}, all" in told
-    for results in (other, *runs.values()):
-        gap = results["front"]["clip"]["dpm3m_sde"]
-        assert in_words(gap) in told
+    said = f"(−{fid[0]:.2f} to −{fid[-1]:.2f}, +{clip[0]:.2f} to +{clip[-1]:.2f}, all"
+    assert said in TOLD_ELSEWHERE
+    assert in_words(other["front"]["clip"]["dpm3m_sde"]) in TOLD_ELSEWHERE
+    for results in runs.values():
+        assert in_words(results["front"]["clip"]["dpm3m_sde"]) in told
 
 
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
     """The fronts, and the default's strength against three baselines at their own highest CLIP."""
-    told, three = " ".join(README.split()), ("ddim", "dpm2m", "dpm2s")
+    told, three = TOLD, ("ddim", "dpm2m", "dpm2s")
     runs, ends = committed("strong-*-web"), []
     assert len(runs) == 3 and side_by_side(runs) in README
     for name, results in runs.items():
@@ -127,7 +131,6 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
 
 def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
     """Runs of its own: where ours is better, where it is level, and where the fronts end."""
-    told = " ".join(README.split())
     sd20, sdxl = committed("rival-*-web").values()
     assert verdicts(sd20) == {"dpm3m_sde": {"better"}}
     assert verdicts(sdxl) == {"dpm3m_sde": {"not distinguishable"}}
@@ -137,16 +140,13 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
         row = " | ".join([*map(difference_text, found), f"{ends[0]:.2f}, {ends[1]:.2f}"])
         assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
     fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
-    said = (
-        f"FID {in_words(fid)}, CLIP {in_words(clip)} (p = {fid['p']:.3f} and {clip['p']:.3f}; "
-        "together with the same run [on sdxl-web](docs/results/rival-sdxl-web/README.md), level "
-        f"with an older grid, {2 * fid['p']:.2f} and {2 * clip['p']:.2f})"
-    )
-    assert said in told
+    assert f"better in both measures: FID {in_words(fid)}, CLIP {in_words(clip)}." in TOLD
+    said = "p = {:.3f} and {:.3f}; corrected for the two models, {:.2f} and {:.2f}."
+    assert said.format(fid["p"], clip["p"], 2 * fid["p"], 2 * clip["p"]) in TOLD_ELSEWHERE
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
-    runs, told = committed("strong-*-web-nfe10"), " ".join(README.split())
+    runs, told = committed("strong-*-web-nfe10"), TOLD_ELSEWHERE
     sd15, sd20, sdxl = runs.values()
     words = verdicts(sd15)
     assert words.pop("ddim") == {"not distinguishable"}
@@ -165,11 +165,13 @@ def test_what_is_said_of_ten_evaluations_with_strong_guidance():
     said = [f"{a:.1f}, {b:.1f} and {c:.1f}" for a, b, c in (ours, theirs)]
     assert f"CLIP ends at {said[0]} on sd15-web, sd20-web and sdxl-web" in told
     assert f"that of `ddim` at {said[1]}." in told
+    assert sum(mine < best for mine, best in zip(ours, theirs, strict=True)) == 2
+    assert "At 10 its front ends before that of `ddim` on two models." in TOLD
 
 
 def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
     (results,) = committed("strong-sd15-web-nfe15").values()
-    told = " ".join(README.split())
+    told = TOLD_ELSEWHERE
     gaps = results["front"]
     assert all(found == {"not distinguishable"} for found in verdicts(results).values())
     fid, clip = (
@@ -189,7 +191,7 @@ def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
 
 def test_what_is_said_of_thirty_evaluations_with_strong_guidance():
     (results,) = committed("strong-sd15-web-nfe30").values()
-    told, front = " ".join(README.split()), results["front"]
+    told, front = TOLD_ELSEWHERE, results["front"]
     words = verdicts(results)
     assert len(words) == 4 and all(found == {"better"} for found in words.values())
     fid, clip = (
@@ -204,7 +206,7 @@ def test_what_is_said_of_thirty_evaluations_with_strong_guidance():
 def test_the_claim_of_twelve_arms_is_what_these_results_say():
     """How many arms are better in both measures on each model, by how much, and which are level."""
     gaps = {"clip": [], "fid": []}
-    flat = " ".join(ELSEWHERE.split())
+    flat = TOLD_ELSEWHERE
     for results in committed("more-*").values():
         fronts, model = results["front"], results["model"].removeprefix("standin-")
         words = verdicts(results)
@@ -295,7 +297,7 @@ def test_the_mean_strength_of_the_default_is_what_the_plan_says():
     plans = (compile_plan(FOCUS, schedule, 20, omega=w) for w in (1.5, 3, 5))
     means = [f"{plan.omega:.1f}" for plan in plans]
     told = "mean over 20 steps: {} at ω = 1.5, {} at 3, {} at 5)".format(*means)
-    assert told in " ".join(README.split())
+    assert told in TOLD
 
 
 def test_the_curve_is_the_committed_one():
@@ -333,15 +335,17 @@ def test_the_added_sampler_runs(monkeypatch):
 
 
 def test_the_examples_run(monkeypatch, capsys):
+    """In order and in one namespace, as a reader pastes them: API, SDXL, diffusers, any network."""
     monkeypatch.chdir(ROOT)
     examples = [code for code in blocks() if "register(Recipe" not in code]
-    assert len(examples) == 3
-    for code in examples:
-        names: dict = {}
+    names: dict = {}
+    results = ("images", "image", "image", "latents")
+    shapes = ((2, 3, 64, 64), (1, 3, 64, 64), (3, 64, 64), (3, 4, 8, 8))
+    for code, name, shape in zip(examples, results, shapes, strict=True):
         exec(code, names)
-        image = names.get("images", names.get("image"))
-        assert image.shape[1:] == (3, 64, 64)
-        assert image.isfinite().all()
+        found = names.pop(name)
+        found = pil_to_tensor(found).float() if isinstance(found, Image.Image) else found
+        assert found.shape == shape and found.isfinite().all() and found.std() > 0.01
     assert "exp2m_cfg++: 20 evaluations" in capsys.readouterr().out
 
 

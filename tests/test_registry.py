@@ -47,6 +47,7 @@ def test_recipes_describe_themselves():
 
 def test_few_evaluations_are_told_the_sampler_for_them(schedule, caplog):
     compile_plan("exp2m_cfg++", schedule, 10)
+    compile_plan("exp2m_cfg++", schedule, 3, grid=[2.0, 1.0, 0.5, 0.0])  # not all the way
     assert not caplog.records
     compile_plan("exp2m_cfg++", schedule, 9)
     (record,) = caplog.records
