@@ -136,7 +136,8 @@ def frame(axes: Axes, cells: Sequence[Mapping]) -> None:
     highest = max(cell["fid"] for cell in cells)
     text = f"points outside: {len(cells) - len(near)}, up to FID {highest:.3g}"
     ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.5}
-    axes.text(0.01, 0.98, text, transform=axes.transAxes, va="top", fontsize=FONT - 1, bbox=ground)
+    place = {"transform": axes.transAxes, "va": "top", "zorder": 10}  # above points and labels
+    axes.text(0.01, 0.98, text, fontsize=FONT - 1, bbox=ground, **place)
 
 
 def front(

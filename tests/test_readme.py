@@ -41,7 +41,7 @@ def committed(pattern: str) -> dict[str, dict]:
 
 
 def test_the_results_are_the_committed_ones():
-    for pattern, text in (("captions-*", README), ("more-*", ELSEWHERE)):
+    for pattern, text in (("weak-*", README), ("more-*", ELSEWHERE)):
         runs = committed(pattern)
         assert len(runs) == 3
         assert side_by_side(runs) in text
@@ -62,24 +62,23 @@ def in_words(found: dict) -> str:
 def test_the_claim_is_what_these_results_say():
     """Which baselines are beaten beyond doubt on which model, and by how much."""
     level, three = {"not distinguishable"}, ("ddim", "dpm2m", "dpm2s")
-    runs = {r["model"].removeprefix("standin-"): r for r in committed("captions-*").values()}
-    told = TOLD
-    for model, results in runs.items():
+    runs, gaps = committed("weak-*").values(), {"clip": [], "fid": []}
+    for results in runs:
         found = verdicts(results)
         assert found.pop("dpm3m_sde") == level and set(found) == {*three}
-        beaten = {"better"} if model == "sdxl" else level
-        assert all(words == beaten for words in found.values())
-    for models, said in (
-        (("sdxl",), "(FID at equal CLIP −{} to −{}, CLIP at equal FID +{} to +{})"),
-        (("sd15", "sd20"), "(−{} to −{}, +{} to +{}), where so many captions leave doubt"),
-    ):
-        fid, clip = (
-            sorted(sign * runs[m]["front"][at][arm]["difference"] for m in models for arm in three)
-            for at, sign in (("clip", -1), ("fid", 1))
-        )
-        assert fid[0] > 0 and clip[0] > 0  # better in both, as measured
-        ends = (f"{fid[0]:.2f}", f"{fid[-1]:.2f}", f"{clip[0]:.1f}", f"{clip[-1]:.1f}")
-        assert said.format(*ends) in told
+        assert all(words == {"better"} for words in found.values())
+        for at, sizes in gaps.items():
+            sizes += [abs(results["front"][at][arm]["difference"]) for arm in three]
+    for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
+        low, high = min(gaps[at]), max(gaps[at])
+        assert f"{sign} by {low:.{digits}f} to {high:.{digits}f}" in TOLD
+    rivals = [in_words(results["front"]["clip"]["dpm3m_sde"]) for results in runs]
+    assert "(FID {}, {}, {})".format(*rivals) in TOLD
+    for first in committed("captions-*").values():  # the same with fewer captions
+        found = verdicts(first)
+        assert all(words == level for words in found.values())
+        gap = first["front"]["clip"]["dpm3m_sde"]
+        assert (gap["interval"][0] > 0) == (in_words(gap) in TOLD_ELSEWHERE)
     (other,) = committed("other-sdxl").values()
     found = verdicts(other)
     assert found["dpm3m_sde"] == level and all(found[arm] == {"better"} for arm in three)
@@ -89,8 +88,6 @@ def test_the_claim_is_what_these_results_say():
     said = f"(−{fid[0]:.2f} to −{fid[-1]:.2f}, +{clip[0]:.2f} to +{clip[-1]:.2f}, all"
     assert said in TOLD_ELSEWHERE
     assert in_words(other["front"]["clip"]["dpm3m_sde"]) in TOLD_ELSEWHERE
-    for results in runs.values():
-        assert in_words(results["front"]["clip"]["dpm3m_sde"]) in told
 
 
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
@@ -143,6 +140,28 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
     assert f"better in both measures: FID {in_words(fid)}, CLIP {in_words(clip)}." in TOLD
     said = "p = {:.3f} and {:.3f}; corrected for the two models, {:.2f} and {:.2f}."
     assert said.format(fid["p"], clip["p"], 2 * fid["p"], 2 * clip["p"]) in TOLD_ELSEWHERE
+
+
+def test_what_is_said_of_seven_evaluations_with_strong_guidance():
+    runs, three = committed("strong-*-web-nfe7").values(), ("ddim", "dpm2m", "dpm2s")
+    assert len(runs) == 3
+    for results in runs:
+        words = verdicts(results)
+        assert results["focus"] == "exp2m_cfg++_few" and len(words) == 4
+        if results["model"] == "standin-sdxl-web":
+            assert words.pop("ddim") == {"not distinguishable"}
+            gap = results["front"]["clip"]["ddim"]
+            assert f"it is ahead as measured (FID {in_words(gap)})" in TOLD_ELSEWHERE
+        assert all(found == {"better"} for found in words.values())
+    fid, clip = (
+        sorted(abs(r["front"][at][arm]["difference"]) for r in runs for arm in three)
+        for at in ("clip", "fid")
+    )
+    said = f"FID −{fid[0]:.2f} to −{fid[-1]:.2f}, CLIP +{clip[0]:.1f} to +{clip[-1]:.1f}."
+    assert said in TOLD_ELSEWHERE
+    ours, theirs = ([best(r, arm)[1] for r in runs] for arm in ("exp2m_cfg++_few", "ddim"))
+    said = "Its CLIP ends at {:.1f}, {:.1f} and {:.1f}, the highest of `ddim` is {:.1f}, {:.1f} and"
+    assert said.format(*ours, *theirs[:2]) in TOLD_ELSEWHERE
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
