@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from math import exp, inf, log, sqrt
 from numbers import Real
 from pathlib import Path
@@ -74,7 +75,7 @@ def compile_plan(
     options = _checked_options(recipe, options)
     whole_way = grid is None or isinstance(grid, str) or callable(grid)
     if recipe.few and nfe < FEW and whole_way:  # levels of one's own may be a part of it
-        logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, recipe.few)
+        _say_few(name, nfe, recipe.few)
     said = guided | options | ({"grid": grid} if isinstance(grid, str) else {})
     shaped: Callable[[float], Rate] | None = None
     if preset is not None:
@@ -99,6 +100,11 @@ def compile_plan(
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not recipe.kicks, scale, said)
     return _with_noise(plan, noise).check()
+
+
+@cache  # once in a process is enough
+def _say_few(name: str, nfe: int, few: str) -> None:
+    logger.warning("%s: %d evaluations are few for it; %s is for them", name, nfe, few)
 
 
 def _with_noise(plan: Plan, noise: str) -> Plan:

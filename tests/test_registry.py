@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 
 from samplers import Recipe, available, compile_plan, register
 from samplers import registry as module
+from samplers.compile import _say_few
 from samplers.solvers import euler
 
 ARMS = {
@@ -45,11 +46,13 @@ def test_recipes_describe_themselves():
         assert recipe.stochastic == bool(noisy)
 
 
-def test_few_evaluations_are_told_the_sampler_for_them(schedule, caplog):
+def test_few_evaluations_are_told_the_sampler_for_them_once(schedule, caplog):
+    _say_few.cache_clear()
     compile_plan("exp2m_cfg++", schedule, 10)
     compile_plan("exp2m_cfg++", schedule, 3, grid=[2.0, 1.0, 0.5, 0.0])  # not all the way
     assert not caplog.records
-    compile_plan("exp2m_cfg++", schedule, 9)
+    for omega in (1, 5):
+        compile_plan("exp2m_cfg++", schedule, 9, omega=omega)
     (record,) = caplog.records
     assert "exp2m_cfg++: 9 evaluations are few for it; exp2m_cfg++_few" in record.getMessage()
 
