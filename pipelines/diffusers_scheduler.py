@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
-from samplers import NoiseSchedule, Plan, as_epsilon, compile_plan, sdxl_family, trajectory
+from samplers import NoiseSchedule, Plan, Step, as_epsilon, compile_plan, sdxl_family, trajectory
 from samplers.execute import Pair
 from samplers.loop import version_of
 from samplers.registry import find
+from samplers.schedule import alpha_of
 
 
 def use_sampler(
@@ -60,6 +61,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1  # diffusers means evaluations per entry of `timesteps`
+    init_noise_sigma = 1.0
 
     def __init__(
         self,
@@ -78,9 +80,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         prediction = self._own.config.get("prediction_type", "epsilon")
         self._model = as_epsilon(lambda z, t: self._rows, prediction, self.schedule)
         self._name, self._strength, self._options = name, strength, options
+        self.plan: Plan | None = None
+        self._nfe = self._grid = None
+        self._steps: Iterator[Step] | None = None  # of the run under way
         self._output: torch.Tensor | None = None
         self._hook = pipe.unet.register_forward_hook(self._keep)
-        self.plan: Plan | None = None
 
     def _keep(self, unet: torch.nn.Module, args: Any, output: Any) -> None:
         self._output = output[0]
@@ -139,9 +143,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Return clean latents (B, 4, h, w) noised to the levels of timesteps (B,) or (1,)."""
         sigmas = [self.schedule.sigma(float(t)) for t in timesteps]
-        sigma = torch.tensor(sigmas, device=noise.device).reshape(-1, 1, 1, 1)
-        noisy = (original_samples.to(sigma) + sigma * noise) * (1 + sigma * sigma).rsqrt()
-        return noisy.to(original_samples.dtype)
+        pairs = [(alpha_of(sigma), alpha_of(sigma) * sigma) for sigma in sigmas]
+        signal, level = torch.tensor(pairs, device=noise.device).T.reshape(2, -1, 1, 1, 1)
+        return (signal * original_samples + level * noise).to(original_samples.dtype)
 
     @torch.no_grad()
     def step(
@@ -163,8 +167,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         elif sample is not self._given or version_of(sample) != self._version:
             self._change(sample)
         self._last = next(self._steps)
-        done = self._last.index == self.plan.nfe - 1
-        self._given = (self._last.latent if done else self._last.probe()).to(sample.dtype)
+        if self._last.index < self.plan.nfe - 1:
+            given = self._last.next_probe()
+        else:
+            given, self._steps = self._last.latent, None
+        self._given = given.to(sample.dtype)
         self._version = version_of(self._given)
         return SchedulerOutput(self._given) if return_dict else (self._given,)
 

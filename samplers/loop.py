@@ -70,7 +70,7 @@ class Step:
             self.latent = self._latent.clone()
         return self._carry
 
-    def probe(self) -> torch.Tensor:
+    def next_probe(self) -> torch.Tensor:
         """Return the state that the network sees next: the carry, or what looks ahead of it."""
         carry = self.carry()
         if self._stage.probe is None:
@@ -160,7 +160,7 @@ def trajectory(
         eps = _evaluate(model, probe.to(z_T.dtype), t, stage)
         step = Step(i, stage, probe, eps, run.advance(i, carry, probe, eps, draw), ahead)
         yield step
-        carry, probe = step.carry(), step.probe()
+        carry, probe = step.carry(), step.next_probe()
 
 
 def sample(

@@ -287,6 +287,24 @@ def test_what_cannot_be_used_is_refused(sd15):
     with pytest.raises(ValueError, match="has no unet"):
         use_sampler(object())
     scheduler = use_sampler(sd15)
-    scheduler.set_timesteps(3)
     with pytest.raises(ValueError, match="has not been called"):
-        scheduler.step(noise(), scheduler.timesteps[0], noise())
+        scheduler.step(noise(), torch.tensor(999.0), noise())
+    sd15.unet(torch.cat([noise()] * 2), 999, sd15.encode_prompt(PROMPT, "cpu", 2, False)[0])
+    with pytest.raises(ValueError, match="nfe is None"):
+        scheduler.step(noise(), torch.tensor(999.0), noise())
+
+
+def test_a_loop_of_one_s_own_may_run_twice(sd15):
+    """The scheduler is ready again after its last step, as those of diffusers are."""
+    scheduler, states = use_sampler(sd15, omega=3), sd15.encode_prompt(PROMPT, "cpu", 1, True)
+    states = torch.cat([states[1], states[0]])
+    scheduler.set_timesteps(4)
+    ends = []
+    for _ in range(2):
+        z = noise()
+        for t in scheduler.timesteps:
+            with torch.no_grad():
+                out = sd15.unet(torch.cat([z, z]), t, states).sample
+            z = scheduler.step(out.chunk(2)[0], t, z).prev_sample
+        ends.append(z)
+    assert torch.equal(*ends) and ends[0].std() > 0.5
