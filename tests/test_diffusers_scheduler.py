@@ -103,6 +103,17 @@ def test_a_pipeline_draws_what_the_loop_draws(pipes, model, name):
     torch.testing.assert_close(drawn, sample(expected[0], z, plan), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{"noise": "path"}, {"preset": "standin-sd15-nfe8"}, {"eta": 0.5, "grid": "karras"}]
+)
+def test_options_are_the_loop_s(sd15, options):
+    z, model = noise(2), network(sd15, 2)
+    plan = compile_plan("exp2m_cfg++", NoiseSchedule.from_scheduler(sd15.scheduler), 8, **options)
+    use_sampler(sd15, scale=plan.scale, **options)
+    torch.testing.assert_close(latents(sd15, z, 8), sample(model, z, plan), rtol=1e-4, atol=1e-4)
+    assert sd15.scheduler.plan == plan
+
+
 def test_ddim_is_that_of_diffusers(sd15):
     own = DDIMScheduler.from_config(
         sd15.scheduler.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=True
