@@ -89,7 +89,7 @@ def draw_weights(axes: tuple[Axes, Axes]) -> None:
     for shape, cap, style, label in (
         ("constant", inf, "k--", "constant"),
         ("late", inf, "--", "late"),
-        ("late", 2.0, "o-", "late and bounded, NFE 20"),
+        ("late", None, "o-", "late and bounded, NFE 20"),
     ):
         plan = compile_plan("exp2m_cfg++", SCHEDULE, 20, scale=LAMBDA, shape=shape, cap=cap)
         colour = {} if shape == "constant" else {"color": OURS}

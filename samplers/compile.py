@@ -51,9 +51,10 @@ def compile_plan(
               (`Recipe.steps`: nfe for most); the recipe's default when left out
     shape     of the rate ω(σ): "constant", "late", "rising" or "bell"
     interval  (low, high]: guide only for σ inside, the conditional model outside
-    cap       bounds ω(σ): what one step adds of Δ, ω(σ)·(1 − e^{−ρh}), is at most this; inf for
-              no bound. The recipe's by default, but none where a preset or a function gives the
-              weights
+    cap       bounds ω(σ): what one step adds to that of the conditional model is at most so much
+              of Δ, (ω(σ) − 1)·(1 − e^{−ρh}) ≤ cap, and down to half of it at low noise
+              (`guidance.bounded`); inf for no bound. The recipe's by default, but none where a
+              preset or a function gives the weights
               (shape, interval and cap are of rates, not for samplers that add a kick per step)
     preset    a name in presets/, or a file: it sets grid, shape and options, for one nfe
     noise     "steps": every step draws its own; "path": all read one Brownian path per image, so
@@ -290,7 +291,7 @@ def _rated(
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
         move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards
-        return guidance.bounded(omega, gain, cap) if gain else omega
+        return guidance.bounded(omega, gain, exp(-move.to), cap) if gain else omega
 
     weights = [weight(stage) for stage in stages]
     for i, stage in enumerate(stages):

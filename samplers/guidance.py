@@ -77,14 +77,17 @@ def inside(interval: tuple[float, float], sigma: float) -> bool:
     return low < sigma <= high
 
 
-def bounded(omega: float, gain: float, cap: float) -> float:
+def bounded(omega: float, gain: float, sigma: float, cap: float) -> float:
     """Return ω(σ) of a step, or less: what the step can bear.
 
-    gain  what the step takes of D, 1 − e^{−ρh}: ω·gain is CFG++'s λ of this one step
-    cap   the largest such λ. Guidance that moves the estimate too far in one step overshoots in
-          the next, and burns the image (docs/ablations.md).
+    gain   what the step takes of D = D_c + (ω − 1)·Δ, which is 1 − e^{−ρh}
+    sigma  where it arrives
+    cap    the most that it may add of Δ to the conditional model's own step. For low noise that is
+           cap/2·(1 + σ²): of data with variance 1, Δ at σ changes by up to 1/(1 + σ²) of what the
+           state has moved, so that with the usual cap = 2 it does not change sign; where it does,
+           guidance overshoots, and burns the image (docs/method.md, section 2).
     """
-    return min(omega, cap / gain)
+    return min(omega, 1 + cap * min(1, (1 + sigma * sigma) / 2) / gain)
 
 
 def read_cfg_guidance(value: float) -> dict[str, float]:

@@ -62,23 +62,29 @@ def test_late_is_constant_where_there_is_nothing_to_add_to_the_conditional_model
 
 
 def test_bounded_lowers_what_a_step_cannot_bear_and_nothing_else():
-    assert guidance.bounded(3.0, 0.5, 2.0) == 3.0  # a kick of 1.5
-    assert guidance.bounded(8.0, 0.5, 2.0) == 4.0
-    assert guidance.bounded(-8.0, 0.5, 2.0) == -8.0
+    assert guidance.bounded(4.0, 0.5, 5.0, 2.0) == 4.0  # 1.5 of Δ beyond the conditional model
+    assert guidance.bounded(8.0, 0.5, 5.0, 2.0) == 5.0
+    assert guidance.bounded(8.0, 0.5, 0.5, 2.0) == 3.5  # 1 + σ² in place of 2
+    assert guidance.bounded(8.0, 1.0, 0.0, 2.0) == 2.0
+    assert guidance.bounded(1.0, 1.0, 0.0, 0.01) == 1.0  # that model itself is never too much
+    assert guidance.bounded(8.0, 1.0, 0.0, inf) == 8.0
+    assert guidance.bounded(-8.0, 0.5, 5.0, 2.0) == -8.0
 
 
 @pytest.mark.parametrize("omega", [2.0, 9.0])
 @pytest.mark.parametrize("name", ["dpm2m", "dpm2s", "unipc", "exp2m_cfg++"])
-def test_no_step_kicks_harder_than_it_may(name, omega, schedule):
-    """ω·(1 − e^{−ρh}), what CFG++ calls λ, per step."""
+def test_no_step_goes_further_beyond_the_conditional_model_than_it_may(name, omega, schedule):
+    """(ω − 1)·(1 − e^{−ρh}) of Δ per step, less where the step arrives at low noise."""
     for shape in ("late", "constant"):
         free, held = (
             compile_plan(name, schedule, 10, omega=omega, shape=shape, cap=cap)
-            for cap in (inf, 1.5)
+            for cap in (inf, 0.8)
         )
         for a, b in zip(free, held, strict=True):
             gain = sum(a.carry.uncond) or sum(a.probe.uncond)
-            assert b.weight == pytest.approx(min(a.weight, 1.5 / gain))
+            arrival = (b.carry if sum(b.carry.uncond) else b.probe).sigma
+            most = 0.8 * min(1, (1 + arrival**2) / 2)
+            assert b.weight == pytest.approx(min(a.weight, 1 + most / gain))
         assert any(a.weight > b.weight for a, b in zip(free, held, strict=True))
 
 
@@ -95,14 +101,15 @@ def test_an_inversion_guides_as_the_shape_says_and_is_bounded_as_the_way_down(sc
     """Its steps take a negative share of D: it is the size that counts."""
     free, held = (
         compile_plan("ddim_inversion", schedule, 8, omega=5.0, shape="late", **cap)
-        for cap in ({}, {"cap": 1.0})
+        for cap in ({}, {"cap": 0.5})
     )
     rate = guidance.late(schedule, 5.0)
     for a, b in zip(free, held, strict=True):
         expected = rate(a.sigma)
         assert a.weight == pytest.approx(expected)
         gain = abs(sum(a.carry.uncond))
-        assert b.weight == pytest.approx(min(expected, 1.0 / gain))
+        most = 0.5 * min(1, (1 + b.carry.sigma**2) / 2)
+        assert b.weight == pytest.approx(min(expected, 1 + most / gain))
 
 
 def test_a_fine_grid_is_not_bounded(schedule):
@@ -133,7 +140,7 @@ def test_plan_guides_inside_its_interval_only(schedule):
 
 def test_the_bound_of_a_step_is_for_guidance_alone(schedule):
     """Outside the interval the conditional model's own 1 stays, whatever the bound."""
-    plan = compile_plan("exp2m_cfg++", schedule, 10, omega=0.5, interval=(1, 5), cap=0.3)
+    plan = compile_plan("exp2m_cfg++", schedule, 10, omega=3, interval=(1, 5), cap=0.3)
     assert [row.weight == 1 for row in plan] == [not 1 < row.sigma <= 5 for row in plan]
 
 

@@ -171,12 +171,12 @@ def test_our_default_is_the_reverse_sde_with_half_the_history(schedule):
     assert plain.stochastic and not compile_plan("exp2m_cfg++", schedule, 12, eta=0.0).stochastic
 
 
-def test_the_sampler_for_few_evaluations_has_half_of_the_noise_and_a_looser_bound(schedule):
-    said = {"eta": 0.5, "history": 0.5, "order": 2, "shape": "constant", "cap": 3.0}
+def test_the_sampler_for_few_evaluations_has_half_of_the_noise_and_a_constant_weight(schedule):
+    said = {"eta": 0.5, "history": 0.5, "order": 2, "shape": "constant", "cap": 2.0}
     plain = compile_plan("exp2m_cfg++_few", schedule, 7, omega=9)
     assert plain.rows == compile_plan("exp2m_cfg++_few", schedule, 7, omega=9, **said).rows
-    kicks = [row.weight * sum(row.carry.uncond) for row in plain]
-    assert kicks == pytest.approx([3.0] * 7)
+    beyond = [(row.weight - 1) * sum(row.carry.uncond) for row in plain]
+    assert beyond == pytest.approx([min(2, 1 + row.carry.sigma**2) for row in plain])
 
 
 @pytest.mark.parametrize(

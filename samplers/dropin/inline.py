@@ -209,7 +209,7 @@ def _rows(recipe: Recipe, host: Host) -> list[str]:
             row.append("omega(sigma)")
         if recipe.cap is not None:
             bound = parts.add(guidance.bounded, {"cap": recipe.cap})
-            row[-1] = f"{bound}({row[-1]}, sum(carry.gains))"
+            row[-1] = f"{bound}({row[-1]}, sum(carry.gains), exp(-carry.to))"
     row += ["carry", *["probe"] * any(r.probe for r in _plan(recipe))]
     listed = textwrap.wrap(f"return [({', '.join(row)})", 90, subsequent_indent=" " * 9)
     tail += [*listed, f"        for sigma, carry, probe in {stages}]"]
