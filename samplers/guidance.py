@@ -84,8 +84,8 @@ def bounded(omega: float, gain: float, sigma: float, cap: float) -> float:
     sigma  where it arrives
     cap    the most that it may add of Δ to the conditional model's own step. For low noise that is
            cap/2·(1 + σ²): of data with variance 1, Δ at σ changes by up to 1/(1 + σ²) of what the
-           state has moved, so that with the usual cap = 2 it does not change sign; where it does,
-           guidance overshoots, and burns the image (docs/method.md, section 2).
+           state has moved, so that with the usual cap = 2 guidance does not reverse Δ by itself.
+           Where it does it overshoots, and burns the image (docs/method.md, section 2).
     """
     return min(omega, 1 + cap * min(1, (1 + sigma * sigma) / 2) / gain)
 
