@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
 import pytest
+import torch
+from problems import Mixture, network
 
-from samplers import NoiseSchedule, available, compile_plan, guidance
+from samplers import NoiseSchedule, available, compile_plan, guidance, trajectory
 
 KICKS = [r.name for r in available() if r.kicks]
 
@@ -69,6 +71,27 @@ def test_bounded_lowers_what_a_step_cannot_bear_and_nothing_else():
     assert guidance.bounded(1.0, 1.0, 0.0, 0.01) == 1.0  # that model itself is never too much
     assert guidance.bounded(8.0, 1.0, 0.0, inf) == 8.0
     assert guidance.bounded(-8.0, 0.5, 5.0, 2.0) == -8.0
+
+
+@pytest.mark.parametrize("arrival", [0.2, 0.7, 3.0])
+def test_at_the_bound_guidance_alone_reverses_the_difference_and_no_more(arrival, schedule):
+    """In closed form where Δ bends most: all of the variance 1 is between the captions."""
+    law, captioned = Mixture((1.0,), (0.0,), (1.0,)), Mixture((1.0,), (1.0,), (0.0,))
+    start = torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64)
+
+    def difference(z: torch.Tensor, sigma: float) -> float:
+        x = z.item() * sqrt(1 + sigma**2)
+        return captioned.denoised(x, sigma) - law.denoised(x, sigma)
+
+    def after_a_step(**strength: float) -> float:
+        plan = compile_plan("ddim", schedule, 2, grid=(5.0, arrival, 0.0), **strength)
+        step = next(trajectory(network(law, captioned, plan), start, plan))
+        return difference(step.latent, arrival)
+
+    before, alone = difference(start, 5.0), after_a_step(omega=1)
+    bounded, free = after_a_step(omega=99, cap=2), after_a_step(omega=99)
+    assert alone - bounded == pytest.approx(before * min(1, 2 / (1 + arrival**2)))
+    assert alone - free > 3 * before
 
 
 @pytest.mark.parametrize("omega", [2.0, 9.0])
