@@ -165,27 +165,34 @@ def test_what_is_said_of_seven_evaluations_with_strong_guidance():
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
-    runs, told = committed("strong-*-web-nfe10"), TOLD_ELSEWHERE
+    runs, told, level = committed("strong-*-web-nfe10"), TOLD_ELSEWHERE, {"not distinguishable"}
     sd15, sd20, sdxl = runs.values()
-    words = verdicts(sd15)
-    assert words.pop("ddim") == {"not distinguishable"}
-    assert len(words) == 3 and all(found == {"better"} for found in words.values())
-    gap = sd15["front"]["clip"]["ddim"]
-    assert f"(FID {in_words(gap)})" in told
-    for results in (sd20, sdxl):
-        words = verdicts(results)
-        assert len(words) == 4 and all(found == {"better"} for found in words.values())
+    words = verdicts(sd20)
+    assert len(words) == 4 and all(found == {"better"} for found in words.values())
+    for results in (sd15, sdxl):
+        words, front = verdicts(results), results["front"]
+        if results is sd15:
+            assert front["fid"]["dpm3m_sde"]["verdict"] == "better"
+            assert words.pop("dpm3m_sde") == {"better", "not distinguishable"}
+        assert all(found == level for found in words.values())
+        assert all(found["difference"] < 0 for found in front["clip"].values())
+        assert all(found["difference"] > 0 for found in front["fid"].values())
+        cells = results["cells"]
+        assert all(cells[f"dpm2m@w{w}"]["fid"] < cells[f"{FOCUS}@w{w}"]["fid"] for w in (2, 3))
     fid, clip = (
-        sorted(abs(found["difference"]) for r in (sd20, sdxl) for found in r["front"][at].values())
+        sorted(abs(found["difference"]) for found in sd20["front"][at].values())
         for at in ("clip", "fid")
     )
     assert f"(FID −{fid[0]:.2f} to −{fid[-1]:.2f}, CLIP +{clip[0]:.1f} to +{clip[-1]:.1f})" in told
-    ours, theirs = ([best(r, arm)[1] for r in runs.values()] for arm in (FOCUS, "ddim"))
-    said = [f"{a:.1f}, {b:.1f} and {c:.1f}" for a, b, c in (ours, theirs)]
-    assert f"CLIP ends at {said[0]} on sd15-web, sd20-web and sdxl-web" in told
-    assert f"that of `ddim` at {said[1]}." in told
-    assert sum(mine < best for mine, best in zip(ours, theirs, strict=True)) == 2
-    assert "At 10 its front ends before that of `ddim` on two models." in TOLD
+    ends = [
+        [max((c["clip"], c["fid"]) for c in r["cells"].values() if c["arm"] == arm) for arm in arms]
+        for r in runs.values()
+        for arms in [(FOCUS, "ddim")]
+    ]
+    said = ["{:.1f}, {:.1f} and {:.1f}".format(*(end[i][0] for end in ends)) for i in (0, 1)]
+    lower = "{:.1f}, {:.1f} and {:.1f}".format(*(theirs[1] - ours[1] for ours, theirs in ends))
+    assert f"CLIP ends at {said[0]} on sd15-web, sd20-web and sdxl-web, that of `ddim` at" in told
+    assert f"at {said[1]}, and FID at these ends is lower by {lower}." in told
 
 
 def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
