@@ -93,25 +93,22 @@ def test_the_claim_is_what_these_results_say():
 def test_the_claim_at_strong_guidance_is_what_these_results_say():
     """The fronts, and the default's strength against three baselines at their own highest CLIP."""
     told, three = TOLD, ("ddim", "dpm2m", "dpm2s")
-    runs, ends = committed("strong-*-web"), []
+    runs = committed("strong-*-web")
     assert len(runs) == 3 and side_by_side(runs) in README
-    for name, results in runs.items():
-        found = verdicts(results)
-        assert all(found.pop(arm) == {"better"} for arm in three)
-        level = {"better"} if "sd15-web" in name else {"not distinguishable"}
-        assert found == {"dpm3m_sde": level}
-        gap = results["front"]["clip"]["dpm3m_sde"]
-        if level == {"not distinguishable"}:
-            assert gap["difference"] < 0 and in_words(gap) in told
+    _, sd20, sdxl = runs.values()
+    for results in (sd20, sdxl):  # on which nothing was chosen
+        assert all(verdicts(results)[arm] == {"better"} for arm in three)
+    for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
+        gaps = [abs(r["front"][at][arm]["difference"]) for r in (sd20, sdxl) for arm in three]
+        assert f"{sign} by {min(gaps):.{digits}f} to {max(gaps):.{digits}f}" in told
+    ends = []
+    for results in runs.values():
         bests = {arm: best(results, arm) for arm in (FOCUS, *results["front"]["clip"])}
         assert max(bests, key=lambda arm: bests[arm][1]) == FOCUS
         ends.append((bests["dpm3m_sde"][1], bests[FOCUS][1]))
-    theirs, ours = zip(*ends[1:], strict=True)
-    said = "its CLIP ends at {:.1f} and {:.1f} there, ours at {:.1f} and {:.1f}"
+    theirs, ours = zip(*ends, strict=True)
+    said = "Its CLIP ends at {:.1f}, {:.1f} and {:.1f}, ours at {:.1f}, {:.1f} and {:.1f}"
     assert said.format(*theirs, *ours) in told
-    for at, sign, digits in (("clip", "lower", 2), ("fid", "higher", 1)):
-        gaps = [abs(r["front"][at][arm]["difference"]) for r in runs.values() for arm in three]
-        assert f"{sign} by {min(gaps):.{digits}f} to {max(gaps):.{digits}f}" in told
     gains, rival = [], []
     for results in runs.values():
         found = results["default_scale"]
@@ -123,7 +120,35 @@ def test_the_claim_at_strong_guidance_is_what_these_results_say():
         assert rows["dpm3m_sde"]["clip"]["verdict"] == "better"
         rival.append(rows["dpm3m_sde"]["clip"]["difference"])
     assert f"beyond doubt, on all three (by {min(rival):.1f} to {max(rival):.1f})" in told
-    assert f"FID lower by {min(gains):.1f} to {max(gains):.1f} at CLIP scores that" in told
+    assert (
+        f"FID lower by {min(gains):.1f} to {max(gains):.1f}, beyond doubt, at CLIP scores" in told
+    )
+
+
+def test_what_is_said_of_sd15_web_and_of_dpm3m_sde_at_strong_guidance():
+    told, three = TOLD, ("ddim", "dpm2m", "dpm2s")
+    first, sd20, sdxl = committed("strong-*-web").values()
+    (again,) = committed("again-sd15-web").values()
+    said = []
+    for results in (first, again):  # ahead in both, and not beyond doubt
+        front = results["front"]
+        assert all(found == {"not distinguishable"} for found in verdicts(results).values())
+        assert all(found["difference"] < 0 for found in front["clip"].values())
+        assert all(found["difference"] > 0 for found in front["fid"].values())
+        gaps = sorted(-front["clip"][arm]["difference"] for arm in three)
+        said.append(f"−{gaps[0]:.2f} to −{gaps[-1]:.2f}")
+    assert f"1,500 say FID {said[0]} against the three, by intervals that include 0," in told
+    assert all(
+        low < 0 < high for low, high in (first["front"]["clip"][arm]["interval"] for arm in three)
+    )
+    front = again["front"]["clip"]
+    assert f"they say {said[1]}, and {in_words(front['dpm3m_sde'])} against `dpm3m_sde`." in told
+    assert {arm for arm in front if front[arm]["interval"][1] >= 0} == {"ddim"}
+    assert {f"{found['p_holm']:.2f}" for found in front.values()} == {"0.08"}
+    assert verdicts(sd20)["dpm3m_sde"] == {"better"}
+    fid, clip = (sdxl["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
+    assert (fid["verdict"], clip["verdict"]) == ("not distinguishable", "better")
+    assert f"({in_words(clip)}; FID {in_words(fid)})" in told
 
 
 def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
@@ -137,7 +162,6 @@ def test_what_is_said_of_dpm3m_sde_with_strong_guidance():
         row = " | ".join([*map(difference_text, found), f"{ends[0]:.2f}, {ends[1]:.2f}"])
         assert f"(rival-{model}/README.md) | {row} |" in ELSEWHERE
     fid, clip = (sd20["front"][at]["dpm3m_sde"] for at in ("clip", "fid"))
-    assert f"better in both measures: FID {in_words(fid)}, CLIP {in_words(clip)}." in TOLD
     said = "p = {:.3f} and {:.3f}; corrected for the two models, {:.2f} and {:.2f}."
     assert said.format(fid["p"], clip["p"], 2 * fid["p"], 2 * clip["p"]) in TOLD_ELSEWHERE
 
