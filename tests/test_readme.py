@@ -188,19 +188,24 @@ def test_what_is_said_of_seven_evaluations_with_strong_guidance():
         ("sdxl-web", "ddim", "fid"),
     }
     sd15, sd20, _ = runs.values()
-    low, high = sd20["front"]["clip"]["dpm2m"]["interval"]
-    assert f"(−0.02 [{low:+.2f}, {high:+.2f}], at one point)".replace("[-", "[−") in told
+    assert f"({in_words(sd20['front']['clip']['dpm2m'])}, at one point)" in told
     assert f"`ddim` is level ({in_words(sd15['front']['clip']['ddim'])})" in told
-    ends = [[highest_clip(r, arm) for arm in (few, "ddim")] for r in runs.values()]
-    said = ["{:.1f}, {:.1f} and {:.1f}".format(*(end[i][0] for end in ends)) for i in (0, 1)]
-    lower = "{:.1f}, {:.1f} and {:.1f}".format(*(theirs[1] - ours[1] for ours, theirs in ends))
-    assert f"Its CLIP ends at {said[0]}, that of `ddim` at {said[1]}, and FID at these" in told
-    assert f"these ends is lower by {lower}. `dpm3m_sde` cannot" in told
+    ours, theirs, lower = ends_in_words(runs, few)
+    said = f"CLIP ends at {ours}, that of `ddim` at {theirs}, and FID at these ends is lower by"
+    assert f"{said} {lower}. `dpm3m_sde` cannot" in told
 
 
-def highest_clip(results: dict, arm: str) -> tuple[float, float]:
-    """Return an arm's highest CLIP, and its FID there."""
-    return max((c["clip"], c["fid"]) for c in results["cells"].values() if c["arm"] == arm)
+def ends_in_words(runs: dict[str, dict], arm: str) -> list[str]:
+    """Return the highest CLIP of an arm and of `ddim` on three models, and by what FID is lower."""
+    tops = [
+        [
+            max((c["clip"], c["fid"]) for c in r["cells"].values() if c["arm"] == a)
+            for a in (arm, "ddim")
+        ]
+        for r in runs.values()
+    ]
+    found = [(ours[0], theirs[0], theirs[1] - ours[1]) for ours, theirs in tops]
+    return ["{:.1f}, {:.1f} and {:.1f}".format(*column) for column in zip(*found, strict=True)]
 
 
 def test_what_is_said_of_ten_evaluations_with_strong_guidance():
@@ -223,11 +228,11 @@ def test_what_is_said_of_ten_evaluations_with_strong_guidance():
         for at in ("clip", "fid")
     )
     assert f"(FID −{fid[0]:.2f} to −{fid[-1]:.2f}, CLIP +{clip[0]:.1f} to +{clip[-1]:.1f})" in told
-    ends = [[highest_clip(r, arm) for arm in (FOCUS, "ddim")] for r in runs.values()]
-    said = ["{:.1f}, {:.1f} and {:.1f}".format(*(end[i][0] for end in ends)) for i in (0, 1)]
-    lower = "{:.1f}, {:.1f} and {:.1f}".format(*(theirs[1] - ours[1] for ours, theirs in ends))
-    assert f"CLIP ends at {said[0]} on sd15-web, sd20-web and sdxl-web, that of `ddim` at" in told
-    assert f"at {said[1]}, and FID at these ends is lower by {lower}." in told
+    ours, theirs, lower = ends_in_words(runs, FOCUS)
+    said = (
+        f"CLIP ends at {ours} on sd15-web, sd20-web and sdxl-web, that of `ddim` at {theirs}, and"
+    )
+    assert f"{said} FID at these ends is lower by {lower}." in told
 
 
 def test_what_is_said_of_fifteen_evaluations_with_strong_guidance():
