@@ -28,7 +28,7 @@ from standins.checker import Checker
 from standins.measures import to_uint8
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "results" / "standin-sd15" / "edit.png"
+PICTURE = ROOT / "docs" / "inversion" / "edit.png"
 NEAR = 4.0  # pixels; an object whose centre moved by no more has kept its place
 METHODS = (
     "ddim_edit@2,ddim_edit@3,ddim_edit@5,ddim_edit_cfg++@0.3,ddim_edit_cfg++@0.5,ddim_edit_cfg++@0.7,"

@@ -1,6 +1,6 @@
 """Show what SDXL's size conditioning does on its stand-in: one column per (original size, crop).
 
-    python -m standins.sizes docs/results/standin-sdxl/sizes.png
+    python -m standins.sizes docs/results/standin_sizes.png
 
 Prints, over 80 captions, how much the pictures change and how far their objects move, as the
 checker sees them.
