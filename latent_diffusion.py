@@ -130,7 +130,7 @@ class BaseDDIMCFGpp(StableDiffusion):
         for step in tqdm(trajectory(model, zt, plan), total=nfe, desc="SD"):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen) or seen
+                seen |= callback_fn(step.index, step.timestep, seen) or {}
                 step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
 
         img = self.decode(step.latent.to(self.dtype))

@@ -116,7 +116,7 @@ class BaseDDIMCFGpp(SDXL):
         for step in tqdm(trajectory(model, zt, plan), total=nfe, desc="SDXL"):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen) or seen
+                seen |= callback_fn(step.index, step.timestep, seen) or {}
                 step.latent = seen["z0t" if step.index == nfe - 1 else "zt"]
 
         return step.latent.to(self.dtype)

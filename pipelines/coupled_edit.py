@@ -66,7 +66,7 @@ class CoupledEdit(LatentModel):
             edits = {"z0t": z0, "zt": given}
             edits = {k: v + region * _gained(seen[k]) for k, v in edits.items()}
             if callback_fn is not None:
-                edits = callback_fn(step, t, {**edits, "decode": self.decode}) or edits
+                edits |= callback_fn(step, t, {**edits, "decode": self.decode}) or {}
             last = step == plan.nfe - 1
             state = torch.cat([given, edits["z0t" if last and callback_fn else "zt"]])
             return {"zt": state, "z0t": state}  # `run` takes the last z0t for the result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from samplers.execute import Pair
 from samplers.loop import version_of
 from samplers.registry import find
 from samplers.schedule import alpha_of
+
+logger = logging.getLogger(__name__)
 
 
 def use_sampler(
@@ -31,17 +34,23 @@ def use_sampler(
     `guidance_scale` the strength in CFG units, ω, for every sampler. Text to image, image to image,
     inpainting and ControlNets alike; what it does with adapters, offloading and callbacks stays.
 
+    `guidance_scale` is read at the first evaluation and holds for the whole run.
+
     omega, scale  a strength that holds whatever `guidance_scale` says, which then only has to be
-                  above 1, so that the unconditional row is evaluated: see `compile_plan`
+                  above 1, so that the unconditional row is evaluated: see `compile_plan`. What else
+                  the pipeline does to its guided output (`guidance_rescale`) is left out, with a
+                  line in the log
     options       of `compile_plan`: grid, shape, eta, preset, …
 
     Raises ValueError for an unknown sampler and for a pipeline that is no SD or SDXL.
     `pipe.scheduler.detach()` puts the pipeline's own scheduler back, which is needed before
     `save_pretrained`.
     """
-    if getattr(pipe, "unet", None) is None:
+    unet = getattr(pipe, "unet", None)
+    if unet is None or not unet.config.get("cross_attention_dim"):
         raise ValueError(
-            f"{type(pipe).__name__} has no unet; samplers here are for Stable Diffusion 1, 2 and XL"
+            f"{type(pipe).__name__} has no unet that reads a text; samplers here are for Stable "
+            "Diffusion 1, 2 and XL"
         )
     if find(name).inverts:
         raise ValueError(f"sampler {name!r} is an inversion; a pipeline draws images from noise")
@@ -85,6 +94,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._steps: Iterator[Step] | None = None  # of the run under way
         self._output: torch.Tensor | None = None
         self._hook = pipe.unet.register_forward_hook(self._keep)
+        self._detached = False
 
     def _keep(self, unet: torch.nn.Module, args: Any, output: Any) -> None:
         self._output = output[0]
@@ -93,6 +103,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """Give the pipeline its own scheduler back, or one that was made from it by `from_pipe`."""
         if pipe in (None, self._pipe):
             self._hook.remove()
+            self._detached = True
         (pipe or self._pipe).scheduler = self._own
 
     def set_timesteps(
@@ -178,6 +189,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def _both_rows(self, sample: torch.Tensor) -> Pair:
         """Return what the UNet said of the unconditional and of the conditional row."""
         out, self._output = self._output, None
+        if out is None and self._detached:
+            raise ValueError(
+                "this sampler was detached from another pipeline that shared it; give this one its "
+                "own scheduler back with pipe.scheduler.detach(pipe), or call use_sampler(pipe)"
+            )
         if out is None:
             raise ValueError(
                 "the UNet that use_sampler was given has not been called; after a change of "
@@ -199,8 +215,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         ω is read from the tensors, to two decimals: every pipeline has a guidance_scale, and none
         hands it on. Waits for the device, once a run.
         """
-        if self._strength != {"omega": None, "scale": None}:
-            return self._strength
+        fixed = self._strength != {"omega": None, "scale": None}
         eps = torch.finfo(guided.dtype).eps
         uncond, cond, guided = (x.float() for x in (*self._rows, guided))
         delta, moved = cond - uncond, guided - uncond
@@ -209,6 +224,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         rest = (moved - omega * delta).norm()
         rounding = 3 * eps * (guided.norm() + moved.norm())
         square, omega, rest, rounding = torch.stack([square, omega, rest, rounding]).tolist()
+        if fixed and rest > rounding:
+            logger.warning(
+                "%s guides by itself; what the pipeline does to its guided output beyond ω, such "
+                "as guidance_rescale, is left out",
+                self._name,
+            )
+        if fixed:
+            return self._strength
         if square == 0:  # both rows are the same, so any strength is
             return {"omega": 1.0}
         if rest > rounding:

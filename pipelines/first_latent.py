@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import torch
@@ -56,7 +56,10 @@ class FirstLatent:
     ) -> torch.Tensor:
         """Return the noise (B, 4, h, w) from which sampling at the same guidance returns to z0.
 
-        As many evaluations as sampling makes. `add_cond_kwargs` is SDXL's.
+        That is sampling by the inversion's partner: `ddim`, whatever solver this is, and for those
+        that name CFG++'s inversion (`inverse`), such as `ddim_edit_cfg++`, `ddim_cfg++`. Other
+        samplers start from that noise, too, and come out elsewhere. As many evaluations as sampling
+        makes. `add_cond_kwargs` is SDXL's.
         """
         added = {} if add_cond_kwargs is None else {"added_cond_kwargs": add_cond_kwargs}
         plan = self.plan(self.inverse, cfg_guidance)
@@ -161,7 +164,17 @@ class FirstLatent:
         """Return one seed per image: as many as there are seeds, or embeddings if more."""
         if isinstance(seeds, str):
             raise ValueError(f"seeds is {seeds!r}; pass a whole number, or a list of them")
-        given = [seeds] if seeds is None or isinstance(seeds, Integral) else list(seeds)
+        if isinstance(seeds, torch.Tensor):
+            seeds = seeds.tolist()
+        single = seeds is None or isinstance(seeds, Real)
+        try:
+            given = [seeds] if single else list(seeds)
+        except TypeError:
+            raise ValueError(
+                f"seeds is a {type(seeds).__name__}; pass a whole number, or a list of them"
+            ) from None
+        if not given or (None in given and len(given) > 1):
+            raise ValueError(f"seeds is {seeds!r}; pass a whole number for every image, or None")
         counts = {len(given), *(len(e) for e in (uc, c) if e is not None)}
         if counts - {1, max(counts)}:
             raise ValueError(

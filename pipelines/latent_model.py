@@ -153,7 +153,7 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
     ) -> torch.Tensor:
         """Run a plan with a progress bar and CFGpp's callbacks; return the final latent.
 
-        callback_fn  (step, t, {"z0t", "zt", "decode"}) → the same dict, or None for no change; its
+        callback_fn  (step, t, {"z0t", "zt", "decode"}) → a dict of what it changed, or None; its
                      "zt" replaces the state and its last "z0t" the result, unless the plan ends in
                      noise
         """
@@ -162,7 +162,7 @@ class LatentModel(FirstLatent, KDiffusionTerms, UNetCalls):
         for step in tqdm(steps, plan.name, plan.nfe, leave=False, disable=None):
             if callback_fn is not None:
                 seen = {"z0t": step.denoised, "zt": step.latent, "decode": self.decode}
-                seen = callback_fn(step.index, step.timestep, seen) or seen
+                seen |= callback_fn(step.index, step.timestep, seen) or {}
                 step.latent = seen["z0t" if clean and step.index == plan.nfe - 1 else "zt"]
         return step.latent
 

@@ -124,9 +124,15 @@ def load_distilled(
         raise OSError(f"cannot read {path} as safetensors: {_first_line(error)}") from None
     if any(name.startswith("model.diffusion_model.") for name in weights):
         _no_bars()
-        return StableDiffusionXLPipeline.from_single_file(
-            str(path), config=base_key, **components, **{PRECISION: dtype}
-        )
+        base = places(base_key)[0]
+        try:
+            return StableDiffusionXLPipeline.from_single_file(
+                str(path), config=base, **components, **{PRECISION: dtype}
+            )
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"cannot load {path} as a checkpoint of {base}: {_first_line(error)}"
+            ) from None
     pipe = load_pipeline(base_key, dtype, "sdxl", **components)[0]
     expected = pipe.unet.state_dict()
     odd = expected.keys() ^ weights.keys() or {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from pipelines.latent_model import LatentModel, listed, place, texts_of, token_ids
 from pipelines.loading import load_pipeline, load_vae
-from pipelines.places import FP16_VAE
+from pipelines.places import FP16_VAE, places
 from pipelines.text_cache import TextCache
 from samplers.loop import Model, Pair
 from samplers.schedule import sdxl_family
@@ -190,6 +191,10 @@ class SDXL(LatentModel):
                 negative_original_size, negative_crops_coords_top_left, negative_target_size
             )
         count = max(len(null), len(cond))
+        if {len(null), len(cond)} - {1, count}:
+            raise ValueError(
+                f"{len(null)} null prompts and {len(cond)} prompts; pass as many of each, or one"
+            )
         added = {
             "text_embeds": torch.cat([e.expand(count, -1) for e in (pooled_null, pooled_cond)]),
             "time_ids": torch.cat([e.expand(count, -1) for e in (null_ids, ids)]),
@@ -230,8 +235,18 @@ class SDXL(LatentModel):
         """
         for name, prompt in (("prompt1", prompt1), ("prompt2", prompt2 or prompt1)):
             texts_of(prompt, "null prompt", "prompt", argument=name)
-        shape = target_size or self._own_size
-        if len(shape) != 2 or any(n < 1 or n % self.vae_scale_factor for n in shape):
+        sizes = {
+            "original_size": original_size,
+            "crops_coords_top_left": crops_coords_top_left,
+            "target_size": target_size,
+            "negative_original_size": negative_original_size,
+            "negative_crops_coords_top_left": negative_crops_coords_top_left,
+            "negative_target_size": negative_target_size,
+        }
+        for name, size in sizes.items():
+            _check_size(name, size)
+        shape = self._own_size if target_size is None else target_size
+        if any(n < 1 or n % self.vae_scale_factor for n in shape):
             raise ValueError(
                 f"target_size is {target_size}; height and width must be multiples of "
                 f"{self.vae_scale_factor} pixels"
@@ -251,8 +266,17 @@ class SDXL(LatentModel):
         return (self.decode(zt) / 2 + 0.5).clamp(0, 1).cpu()
 
 
+def _check_size(name: str, size: Size | None) -> None:
+    """Raise ValueError for what is neither None nor two whole numbers of pixels."""
+    fits = isinstance(size, Sequence) and len(size) == 2
+    if size is not None and not (fits and all(isinstance(n, Integral) for n in size)):
+        raise ValueError(
+            f"{name} is {size!r}; it must be (height, width), two whole numbers of pixels"
+        )
+
+
 def other_vae(vae_key: str | None, model_key: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return {"vae": …} where the pipeline's own is not to be used."""
-    if vae_key is None and dtype == torch.float16 and not Path(model_key).is_dir():
+    if vae_key is None and dtype == torch.float16 and not Path(places(model_key)[0]).is_dir():
         vae_key = FP16_VAE
     return {"vae": load_vae(vae_key, dtype)} if vae_key else {}

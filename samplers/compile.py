@@ -87,6 +87,7 @@ def compile_plan(
     levels = make_grid(recipe.grid if grid is None else grid, schedule, recipe.steps(nfe))
     lam = [-log(sigma) if sigma else inf for sigma in levels]
     stages = recipe.stages(lam, nfe, **options)
+    _check_stages(name, stages, nfe, levels[0 if recipe.inverts else -1])
     if recipe.kicks:
         scale = _kick_scale(recipe, schedule, stages, scale, omega)
         rows = tuple(_kicked(recipe, schedule, stages, scale))
@@ -101,6 +102,17 @@ def compile_plan(
     order = _order(recipe, options)
     plan = Plan(name, rows, start, order, recipe.guidance, not recipe.kicks, scale, said)
     return _with_noise(plan, noise).check()
+
+
+def _check_stages(name: str, stages: list[Stage], nfe: int, end: float) -> None:
+    """Raise ValueError for a solver that does not go all the way in exactly `nfe` evaluations."""
+    reached = exp(-stages[-1].carry.to) if stages else None
+    if len(stages) != nfe or abs(reached - end) > 1e-9 * (1 + end):
+        raise ValueError(
+            f"the solver of {name!r} made {len(stages)} evaluations of {nfe} and ended at sigma = "
+            f"{reached}, not {end:g}; it must yield one Stage per evaluation and end at the last "
+            "level (a solver with midpoints of its own takes nfe, see solvers.dpmpp_2s)"
+        )
 
 
 @cache  # once in a process is enough
@@ -229,6 +241,11 @@ def _rate(
 ) -> tuple[float, Rate]:
     """Return scale and ω(σ) from whichever of scale, omega and shape the caller gave."""
     if callable(omega):
+        if shape is not None:
+            raise ValueError(
+                f"omega is a function, so it is the rate ω(σ) itself; leave out "
+                f"{'the preset' if callable(shape) else f'shape={shape!r}'}, or pass a number"
+            )
         return 1.0, omega
     mean = guidance.mean_bell(schedule)
     shapes = {
@@ -289,7 +306,10 @@ def _rated(
         if interval and not guidance.inside(interval, exp(-stage.at)):
             return 1.0
         omega = finite("omega(sigma)", rate(exp(-stage.at)))
-        move = stage.carry if stage.carry.gains or not stage.probe else stage.probe
+        move = stage.carry
+        # a carry that stays where the evaluation is made waits, or corrects the step before
+        if stage.probe and (not move.gains or move.to == stage.at < stage.probe.to):
+            move = stage.probe
         gain = abs(sum(move.gains))  # negative where an inversion runs upwards
         return guidance.bounded(omega, gain, exp(-move.to), cap) if gain else omega
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from samplers.errors import choose
-from samplers.execute import Pair
+from samplers.execute import Pair, checked_pair
 from samplers.schedule import NoiseSchedule
 
 
@@ -56,9 +56,8 @@ def as_epsilon(
 
     def wrapped(z: torch.Tensor, t: torch.Tensor, *context: object) -> Pair:
         z_wide, alpha, sigma_vp = at(z, t)
-        first, second = (
-            convert(z_wide, out.to(z_wide.dtype), alpha, sigma_vp) for out in model(z, t, *context)
-        )
+        outputs = checked_pair(model(z, t, *context), z)
+        first, second = (convert(z_wide, out.to(z_wide.dtype), alpha, sigma_vp) for out in outputs)
         return first, second
 
     def alone(row: Callable) -> Callable[..., torch.Tensor]:

@@ -13,6 +13,23 @@ Draw = Callable[[torch.Tensor], torch.Tensor]  # a tensor → standard normal no
 Pair = tuple[torch.Tensor, torch.Tensor]  # the network's (ε_u, ε_c)
 
 
+def checked_pair(given: object, z: torch.Tensor) -> Pair:
+    """Return what a network made of z as its two rows; ValueError for anything but the pair."""
+    try:
+        uncond, cond = given
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the network returned a {type(given).__name__}, not the pair (ε_uncond, ε_cond); of a "
+            "UNet that was given both rows at once, pass .sample.chunk(2)"
+        ) from None
+    if not uncond.shape == cond.shape == z.shape:
+        raise ValueError(
+            f"the network returned shapes {tuple(uncond.shape)} and {tuple(cond.shape)} for an "
+            f"input of {tuple(z.shape)}; it must return the pair (ε_uncond, ε_cond)"
+        )
+    return uncond, cond
+
+
 class Executor(Protocol):
     """What the loop asks of the arithmetic. States are never overwritten, the ring always is."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from samplers.errors import finite
-from samplers.schedule import NoiseSchedule
+from samplers.schedule import ROUNDING, NoiseSchedule
 
 logger = logging.getLogger(__name__)
 Rate = Callable[[float], float]  # σ → ω, in CFG units: 1 is the conditional model alone
@@ -72,8 +72,11 @@ def late(schedule: NoiseSchedule, omega: float) -> Rate:
 
 
 def inside(interval: tuple[float, float], sigma: float) -> bool:
-    """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724)."""
-    low, high = interval
+    """Guide only for σ in (low, high]; outside, the conditional model alone (arXiv:2404.07724).
+
+    A level that is an edge up to rounding is that edge: levels come back from −ln σ.
+    """
+    low, high = (edge * (1 + ROUNDING) for edge in interval)
     return low < sigma <= high
 
 

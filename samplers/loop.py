@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from samplers.execute import Pair, denoised
+from samplers.execute import Pair, checked_pair, denoised
 from samplers.fused import executor
 from samplers.noise import generators_of, standard_normal
 from samplers.path import BrownianPath
@@ -98,22 +98,10 @@ def _evaluate(model: Model, z: torch.Tensor, t: torch.Tensor, stage: Stage) -> P
         row = getattr(model, "uncond_row", None)
     version = version_of(z)
     given = (row(z, t),) * 2 if row else model(z, t)
-    try:
-        eps_uncond, eps_cond = given
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"the network returned a {type(given).__name__}, not the pair (ε_uncond, ε_cond); of a "
-            "UNet that was given both rows at once, pass .sample.chunk(2)"
-        ) from None
-    if not eps_uncond.shape == eps_cond.shape == z.shape:
-        raise ValueError(
-            f"the network returned shapes {tuple(eps_uncond.shape)} and "
-            f"{tuple(eps_cond.shape)} for an input of {tuple(z.shape)}; it must return the pair "
-            "(ε_uncond, ε_cond)"
-        )
+    pair = checked_pair(given, z)
     if version_of(z) != version:
         raise ValueError("the network changed its input in place; let it work on z.clone()")
-    return eps_uncond, eps_cond
+    return pair
 
 
 @torch.no_grad()

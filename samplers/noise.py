@@ -7,10 +7,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from samplers.errors import whole
+
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """Return one CPU generator per seed; the same seeds give the same noise on every device."""
-    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    """Return one CPU generator per seed; the same seeds give the same noise on every device.
+
+    Raises ValueError for a seed that is no whole number from 0 on.
+    """
+    whole_seeds = [whole("a seed", seed, 0, 2**64 - 1) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in whole_seeds]
 
 
 def generators_of(latents: torch.Tensor) -> list[torch.Generator]:

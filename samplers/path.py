@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samplers.noise import one_per_image
+from samplers.noise import one_per_image, seed_of
 
 if TYPE_CHECKING:
     from samplers.plan import Plan
 
 CELL = 0.01  # of ln σ: B is known at whole multiples of it, and levels are rounded to them
-HIGHEST = 20.0  # the noise level at which a path begins, above that of any of SD's schedules
+HIGHEST = 20.0  # the noise level of cell 0, above that of any of SD's schedules
+ABOVE = 600  # cells before it, up to σ = 8,069, for schedules that end in (nearly) pure noise
 
 
 def spans(plan: Plan) -> list[tuple[int, int]]:
-    """Return the cells, from the path's begin, that each noisy update of a plan reads.
+    """Return the cells, counted from `HIGHEST` down, that each noisy update of a plan reads.
 
     Raises ValueError where a step is so small that it gets none.
     """
     levels = [plan.rows[0].sigma, *(row.carry.sigma for row in plan)]
-    top = max(HIGHEST, levels[0])
     found = []
     for row, (level, to) in zip(plan, pairwise(levels), strict=True):
         if row.carry.noise:
-            first, last = (round(log(top / sigma) / CELL) for sigma in (level, to))
+            first, last = (max(-ABOVE, round(log(HIGHEST / sigma) / CELL)) for sigma in (level, to))
             if first == last:
                 raise ValueError(
                     f"noise='path' resolves steps of {CELL} in ln sigma, and the step from sigma "
@@ -45,10 +45,20 @@ def spans(plan: Plan) -> list[tuple[int, int]]:
 
 
 class BrownianPath:
-    """Draws a plan's noises, in order, as normalised increments of one path per generator."""
+    """Draws a plan's noises, in order, as normalised increments of one path per generator.
+
+    Cells above `HIGHEST` have generators of their own, so that all plans read one path, wherever
+    they begin.
+    """
 
     def __init__(self, plan: Plan, sources: Sequence[torch.Generator]):
-        self._spans, self._sources, self._at = iter(spans(plan)), sources, 0
+        found = spans(plan)
+        self._spans, self._sources = iter(found), sources
+        self._at = -ABOVE if found and found[0][0] < 0 else 0
+        self._above = [
+            torch.Generator(source.device).manual_seed(seed_of(b"%d" % source.initial_seed()))
+            for source in (sources if self._at else ())
+        ]
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
         """Return standard normal noise like a batch (B, …), image k from its own path alone."""
@@ -59,9 +69,12 @@ class BrownianPath:
         growth = torch.tensor([exp(CELL * (k - last)) for k in range(first, last)], device=place)
         weights = growth / growth.norm()
         noise = torch.empty(like.shape, dtype=torch.float32, device=place)
-        for row, source in zip(noise, self._sources, strict=True):
+        split = min(max(0, -self._at), last - self._at)  # how many cells lie above
+        for i, (row, source) in enumerate(zip(noise, self._sources, strict=True)):
             cells = torch.empty((last - self._at, *row.shape), device=place)
-            cells.normal_(generator=source)
+            if split:
+                cells[:split].normal_(generator=self._above[i])
+            cells[split:].normal_(generator=source)
             row.copy_(torch.tensordot(weights, cells[first - self._at :], dims=1))
         self._at = last
         return noise.to(like)

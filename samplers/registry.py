@@ -12,7 +12,12 @@ from samplers.errors import choose, finite, whole
 from samplers.guidance import read_cfg_guidance
 from samplers.solvers import Stage
 
-STRENGTHS = ("omega", "lambda", "kick", "leaky_kick")
+_CHOICES = {  # of fields of a recipe
+    "strength": ("omega", "lambda", "kick", "leaky_kick"),
+    "timesteps": ("exact", "nearest", "after"),
+    "start": ("vp", "ve", "clean"),
+    "shape": ("constant", "late", "rising", "bell"),
+}
 _GIVEN = ("lam", "nfe")  # what `Recipe.stages` hands to a solver: no options of it
 
 
@@ -121,7 +126,8 @@ _RECIPES: dict[str, Recipe] = {}
 
 def register(recipe: Recipe) -> Recipe:
     """Make a recipe available under its name; a name cannot be taken twice."""
-    choose("strength", recipe.strength, dict.fromkeys(STRENGTHS))
+    for name, known in _CHOICES.items():
+        choose(name, getattr(recipe, name), dict.fromkeys(known))
     if recipe.name in _RECIPES:
         raise ValueError(f"sampler {recipe.name!r} is registered already; choose another name")
     _RECIPES[recipe.name] = recipe

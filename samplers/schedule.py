@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from math import exp, isfinite, log, sqrt
 from typing import Any
 
+ROUNDING = 1e-9  # relative, of a noise level that went through its logarithm
 ZERO_SNR = 2.0**-24  # ᾱ that stands for no signal at all
 
 

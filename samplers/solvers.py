@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import exp, expm1, inf, isinf, log, sqrt
 
 from samplers.exponential import weights
+from samplers.schedule import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def exponential(
         if isinf(end):
             yield Stage(start, _first_order(start, end))
             continue
-        noisy = eta if window[0] <= exp(-start) <= window[1] else 0.0
+        inside = window[0] * (1 - ROUNDING) <= exp(-start) <= window[1] * (1 + ROUNDING)
+        noisy = eta if inside else 0.0
         nodes = [lam[i - j] for j in range(min(order, i + 1))]
         gains = tuple(weights(nodes, start, end, 1 + noisy))
         if noisy and history != 1:

@@ -75,3 +75,13 @@ def test_unknown_prediction_type(schedule):
     )
     with pytest.raises(ValueError, match=message):
         as_epsilon(truth, "v-prediction", schedule)
+
+
+def test_what_is_no_pair_is_refused_before_it_is_converted(schedule):
+    plan, z = compile_plan("ddim", schedule, 2), torch.randn(3, 4, 3, 3)
+    for wrong, said in (
+        (lambda z, t: (z[:1], z[:1]), r"shapes \(1, 4, 3, 3\)"),
+        (lambda z, t: torch.cat([z, z]), r"pass .sample.chunk\(2\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            sample(as_epsilon(wrong, "v_prediction", schedule), z, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DModel,
 )
 from PIL import Image
 
@@ -179,12 +181,15 @@ def test_a_negative_prompt_is_the_other_row(sd15):
     assert not torch.allclose(plain, other, atol=0.05)
 
 
-def test_what_is_no_guidance_by_two_rows_is_refused(sd15):
+def test_what_is_no_guidance_by_two_rows_is_refused_or_said(sd15, caplog):
     use_sampler(sd15)
     with pytest.raises(ValueError, match="leave out guidance_rescale"):
         latents(sd15, noise(), omega=7.5, guidance_rescale=0.7)
     use_sampler(sd15, omega=7.5)
-    assert latents(sd15, noise(), omega=7.5, guidance_rescale=0.7).isfinite().all()
+    plain = latents(sd15, noise(), omega=7.5)
+    assert "left out" not in caplog.text
+    assert torch.equal(latents(sd15, noise(), omega=7.5, guidance_rescale=0.7), plain)
+    assert "such as guidance_rescale, is left out" in caplog.text
 
 
 def test_equal_rows_have_no_strength_to_read(sd15):
@@ -290,13 +295,26 @@ def test_the_pipeline_gets_its_own_scheduler_back(sd15):
     assert torch.equal(latents(sd15, z), before)
 
 
+def test_a_pipeline_that_shares_a_detached_sampler_says_how_to_go_on(sd15):
+    use_sampler(sd15)
+    shared = StableDiffusionImg2ImgPipeline.from_pipe(sd15)
+    shared.scheduler.detach()  # that of sd15, which it was made for
+    with pytest.raises(ValueError, match=r"detached from another pipeline.*detach\(pipe\)"):
+        shared(PROMPT, torch.zeros(1, 3, 64, 64), num_inference_steps=4, guidance_scale=2)
+    shared.scheduler.detach(shared)
+    assert shared.scheduler is sd15.scheduler
+
+
 def test_what_cannot_be_used_is_refused(sd15):
     with pytest.raises(ValueError, match="did you mean 'exp2m_cfg"):
         use_sampler(sd15, "exp2m_cfgpp")
     with pytest.raises(ValueError, match="is an inversion"):
         use_sampler(sd15, "ddim_inversion")
-    with pytest.raises(ValueError, match="has no unet"):
-        use_sampler(object())
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    textless = SimpleNamespace(unet=UNet2DModel(block_out_channels=(32,), **blocks))
+    for other in (object(), textless):
+        with pytest.raises(ValueError, match="has no unet that reads a text"):
+            use_sampler(other)
     scheduler = use_sampler(sd15)
     with pytest.raises(ValueError, match="has not been called"):
         scheduler.step(noise(), torch.tensor(999.0), noise())

@@ -67,6 +67,20 @@ def test_callbacks_see_and_replace_the_state_as_at_home(checkout, name, inline):
 
 @MODES
 @FILES
+def test_a_callback_may_write_into_what_it_sees_and_return_what_it_changed(checkout, name, inline):
+    patch.write(checkout, inline=inline)
+
+    def write(step, t, state):
+        state["z0t"].clamp_(-0.5, 0.5)  # only seen: it does not enter the next step
+        return {"zt": state["zt"] * 0.9} if step == 3 else None
+
+    pair = [cfgpp.latents(s, 0.6, write) for s in (solver(checkout, name), cfgpp.ours(name, 20))]
+    torch.testing.assert_close(*pair, atol=1e-5, rtol=1e-5)
+    assert pair[0].abs().max() <= 0.5 + 1e-6
+
+
+@MODES
+@FILES
 def test_half_precision_under_autocast_is_finite(checkout, name, inline):
     patch.write(checkout, inline=inline)
     patched = solver(checkout, name, 10, dtype=torch.bfloat16)

@@ -251,8 +251,14 @@ def test_errors_are_one_line_that_helps(load):
     for name in ("ddim", "ddim_cfg++"):
         with pytest.raises(ValueError, match="unknown argument 'seed'"):
             load(name).sample(prompt=["", PROMPT], seed=1)
-        with pytest.raises(ValueError, match="seeds is '12'; pass a whole number"):
-            load(name).sample(prompt=["", PROMPT], seeds="12")
+        for seeds in ("12", [1, None], [], torch.Generator()):
+            with pytest.raises(ValueError, match=r"seeds is .*; pass a whole number"):
+                load(name).sample(prompt=["", PROMPT], seeds=seeds)
+        for seed in (1.7, -1, 2**70):
+            with pytest.raises(ValueError, match=f"a seed is {seed}; it must be a whole number"):
+                load(name).sample(prompt=["", PROMPT], seeds=[seed])
+    alike = [load("ddim")._seeds(seeds) for seeds in (7, 7.0, torch.tensor(7), [7])]
+    assert alike == [[7]] * 4
 
 
 def other_scheduler(tmp_path: Path, **changes: object) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import latent_sdxl
 from latent_sdxl import SDXL, BaseDDIMCFGpp, get_solver, register_solver
 from pipelines.loading import load_pipeline, pipeline_kind
+from pipelines.stable_diffusion_xl import other_vae
 from samplers import available, compile_plan, generators, standard_normal
 
 ROOT = Path(__file__).parents[1]
@@ -303,8 +304,15 @@ def test_errors_are_one_line_that_helps(load):
         register_solver("ddim")(SDXL)
     with pytest.raises(ValueError, match=r"target_size is \(60, 64\); height and width must be"):
         load().sample(prompt1=["", PROMPT], target_size=(60, 64))
-    with pytest.raises(ValueError, match=r"target_size is \(64,\); height and width must be"):
+    with pytest.raises(ValueError, match=r"target_size is \(64,\); it must be \(height, width\)"):
         load().sample(prompt1=["", PROMPT], target_size=(64,))
+    for size in (64, (64.0, 64.0)):
+        with pytest.raises(ValueError, match=r"target_size is .*; it must be \(height, width\)"):
+            load().sample(prompt1=["", PROMPT], target_size=size)
+    with pytest.raises(ValueError, match=r"original_size is \(64,\); it must be"):
+        load().sample(prompt1=["", PROMPT], original_size=(64,))
+    with pytest.raises(ValueError, match="2 null prompts and 3 prompts; pass as many of each"):
+        load().sample(prompt1=[["a", "b"], ["c", "d", "e"]])
     with pytest.raises(ValueError, match=r"pass \[null prompt, prompt\]"):
         load().sample(prompt1=PROMPT)
     with pytest.raises(ValueError, match="2 texts for the first encoder and 3 for the second"):
@@ -338,6 +346,11 @@ def test_half_precision_runs_a_vae_that_asks_for_it_in_float32(load):
     image = solver.sample(cfg_guidance=0.5, prompt1=["", PROMPT], seeds=1)
     assert image.dtype == torch.float32
     assert image.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["standin-sdxl", STANDIN])
+def test_half_precision_takes_another_vae_for_hub_ids_alone(name):
+    assert other_vae(None, name, torch.float16) == {}
 
 
 def test_another_vae_can_be_named(load, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from problems import COND, UNCOND, Mixture, network
 
-from samplers import Plan, compile_plan, generators, sample
+from samplers import NoiseSchedule, Plan, compile_plan, generators, sample
 from samplers.path import CELL, BrownianPath, spans
 
 
@@ -58,6 +58,26 @@ def test_more_steps_read_the_same_path(name, schedule):
         shared[noise] = float(torch.corrcoef(torch.stack(gathered))[0, 1])
     assert shared["path"] > 0.98
     assert abs(shared["steps"]) < 0.6
+
+
+def test_where_a_plan_begins_is_no_matter(schedule):
+    """Of a schedule that ends in nearly pure noise: at σ = 4,000, at 50 and at 14."""
+    ends_in_noise = NoiseSchedule([*schedule.alphas_cumprod[:-1], 2**-24])
+    common, gathered = np.geomspace(14.6, 0.3, 33).tolist(), []
+    for before in ([], [50.0], [4000.0, 300.0]):
+        grid = [*before, *common]
+        plan = compile_plan("exp2m_cfg++", ends_in_noise, len(grid) - 1, grid=grid, noise="path")
+        gathered.append(integrated(plan, drawn(plan, [1], 100), 0.3).flatten())
+    assert torch.corrcoef(torch.stack(gathered)).min() > 0.99
+
+
+def test_noise_above_the_usual_levels_is_no_other_seed_s(schedule):
+    ends_in_noise = NoiseSchedule([*schedule.alphas_cumprod[:-1], 2**-24])
+    plan = compile_plan(
+        "exp2m_cfg++", ends_in_noise, 2, grid=[4000.0, 300.0, 20.0], noise="path", eta=1.0
+    )
+    noises = torch.stack([n.flatten() for k in range(4) for n in drawn(plan, [k], 100)])
+    torch.testing.assert_close(torch.corrcoef(noises), torch.eye(8), atol=0.05, rtol=0)
 
 
 def final(schedule, nfe: int, noise: str, law: tuple[Mixture, Mixture]) -> torch.Tensor:

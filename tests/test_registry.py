@@ -117,6 +117,14 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
         ({"scale": "high"}, "scale is 'high'; it must be a number"),
         ({"omega": nan}, "omega is nan; it must be finite"),
         ({"omega": lambda sigma: nan}, "omega(sigma) is nan; it must be finite"),
+        (
+            {"omega": lambda sigma: 5.0, "shape": "bell"},
+            "omega is a function, so it is the rate ω(σ) itself; leave out shape='bell', or pass",
+        ),
+        (
+            {"omega": lambda sigma: 5.0, "preset": "standin-sd15-nfe8", "nfe": 8},
+            "omega is a function, so it is the rate ω(σ) itself; leave out the preset, or pass a",
+        ),
         ({"scale": 0.6, "omega": 7.5}, "scale=0.6 and omega=7.5 both state the strength; pass one"),
         ({"shape": "ball"}, "unknown shape 'ball'; did you mean 'bell'? Known: constant, "),
         ({"interval": (2.0, 1.0)}, "interval is (2.0, 1.0); it needs 0 <= low < high"),
@@ -149,6 +157,29 @@ def compile_error(schedule, name="exp2m_cfg++", nfe=5, **options) -> str:
 )
 def test_refusals_name_the_value_and_what_is_allowed(wrong, message, schedule):
     assert compile_error(schedule, **wrong).startswith(message)
+
+
+def test_a_solver_that_does_not_make_the_evaluations_asked_for_is_refused(schedule, monkeypatch):
+    monkeypatch.setattr(module, "_RECIPES", dict(module._RECIPES))
+
+    def twice(lam):  # midpoints of its own, and no nfe to say so
+        for stage in euler(lam):
+            yield from (stage, stage)
+
+    def short(lam):
+        yield from euler(lam[:-1])
+
+    def early(lam):
+        yield from euler([*lam[:-1], lam[-2] + 0.1])
+
+    for solver, said in ((twice, "16 evaluations of 8"), (short, "7 eval"), (early, "not 0;")):
+        register(Recipe(solver.__name__, solver, "karras", "omega", 1, "a test"))
+        with pytest.raises(ValueError, match=said):
+            compile_plan(solver.__name__, schedule, 8)
+    for field in ("timesteps", "start", "shape", "strength"):
+        with pytest.raises(ValueError, match=f"unknown {field} 'nearst'"):
+            register(Recipe("odd", euler, "karras", **{"strength": "omega", field: "nearst"},
+                            order=1, source="a test"))  # fmt: skip
 
 
 def test_a_schedule_that_is_none_is_refused():

@@ -128,7 +128,7 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
         f"zt = ({seen} / (1 + sigma**2) ** 0.5).to(self.dtype)",
         f"eps_u, eps_c = self.predict_noise(zt, times[i], {host.network})",
     ]
-    guided = "guided" if kicks else "past[0]"
+    guided = "guided" if kicks else "past[0].clone()"  # a callback may write into it
     kept = f", *past[:{plan.memory - 1}]]" if plan.memory > 1 else "]"
     if kicks:
         body += [
@@ -147,8 +147,8 @@ def _loop(recipe: Recipe, host: Host) -> list[str]:
         "zt = x / (1 + after**2) ** 0.5",
         "if callback_fn is not None:",
         f'    seen = {{"z0t": {guided}, "zt": zt, "decode": self.decode}}',
-        '    zt = (callback_fn(i, t, seen) or seen)["z0t" if i == len(rows) - 1 else "zt"].to(x)',
-        "    x = zt * (1 + after**2) ** 0.5",
+        '    zt = (seen | (callback_fn(i, t, seen) or {}))["z0t" if i == len(rows) - 1 else "zt"]',
+        "    x = zt.to(x) * (1 + after**2) ** 0.5",
     ]
     if probes:
         body.append(f"y = {step.format('probe')} if probe else x")
