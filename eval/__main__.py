@@ -19,6 +19,7 @@ from eval.picture_commands import MODEL_HELP, add_commands
 from eval.prompts import parse_seeds
 from eval.result_commands import add_result_commands
 from eval.search.command import add_search
+from eval.shards import shard
 
 RESUMABLE = ("run", "curve", "reference", "prefetch")
 EXAMPLES = {
@@ -160,7 +161,7 @@ def _run(args: argparse.Namespace) -> None:
         patience=args.patience,
     )
     if not args.no_score:
-        _check_scoring(args)
+        _check_scoring(args, models.find(args.model).standin)
     outcome = run(request)
     for note in outcome.notes:
         print(note, file=sys.stderr)
@@ -188,7 +189,11 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{outcome.drawn} images drawn, {outcome.kept} were there: {folder}/images")
     if not args.no_score:
         args.folder = outcome.folder
-        _score(args)
+        try:
+            _score(args)
+        except ValueError as error:
+            again = f"python -m eval score {folder}"
+            raise ValueError(f"{error}; the images are kept: go on with {again}") from None
         from eval.report import report
 
         print(f"report: {report(outcome.folder)}", file=sys.stderr if args.json else sys.stdout)
@@ -207,8 +212,11 @@ def _run(args: argparse.Namespace) -> None:
         print(f"next: python -m eval score {folder} && python -m eval report {folder}")
 
 
-def _check_scoring(args: argparse.Namespace) -> None:
-    """Raise ValueError for what scoring would refuse, before hours of drawing."""
+def _check_scoring(args: argparse.Namespace, standin: bool) -> None:
+    """Raise ValueError for what scoring would refuse or lack, before hours of drawing.
+
+    For a real model its networks are loaded once, and so downloaded where they are not here yet.
+    """
     if args.bootstrap < 1:
         raise ValueError(f"--bootstrap {args.bootstrap}: must be at least 1; leave it out for 2000")
     if args.reference is not None:
@@ -220,6 +228,14 @@ def _check_scoring(args: argparse.Namespace) -> None:
             from eval.scorers import check_scorer
 
             check_scorer(spec)
+    if standin or shard().rank:  # a stand-in's are here; process 0 scores
+        return
+    from eval.extractor import extractor_for
+
+    options = args.scorer, standin, args.reference is not None, args.second_scorer
+    _, problems = extractor_for(*options)
+    if "fid" in problems:
+        raise ValueError(f"--reference is given, and FID cannot be had: {problems['fid']}")
 
 
 def _score(args: argparse.Namespace) -> None:

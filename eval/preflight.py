@@ -9,6 +9,7 @@ of the GPU and the state of the weights, each with the command that helps.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import torch
 
 from eval import hub
 from eval.models import MODELS
+from eval.pipeline_files import lacking
 from eval.prefetch import missing_of_pipeline
-from pipelines.places import places
+from pipelines.places import places, single_file_remedy
 
 EXIT_MISSING = 3
 
@@ -61,20 +63,27 @@ def check_weights(model: str) -> Finding:
     """
     name = f"the weights of {model}"
     folder = Path(model)
-    if (folder / "model_index.json").is_file():
-        return Finding(name, True, f"ok, folder {model}")
+    index_file = folder / "model_index.json"
+    if index_file.is_file():
+        absent = lacking(folder, json.loads(index_file.read_text(encoding="utf-8")), "float32")
+        if not absent:
+            return Finding(name, True, f"ok, folder {model}")
+        remedy = f"lacks {', '.join(absent)} or a part of it; copy the folder again"
+        return Finding(name, False, f"{model} {remedy}")
+    if folder.is_file():
+        return Finding(name, False, f"{model} is a file; {single_file_remedy()}")
     if folder.is_dir():
         remedy = "has no model_index.json; MODEL= takes a folder saved by diffusers"
         return Finding(name, False, f"{model} {remedy}")
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         remedy = "does not exist; set MODEL= to a folder in diffusers format or to a hub id"
         return Finding(name, False, f"{model} {remedy}")
-    lacking = {place: missing_of_pipeline(place, "float16") for place in places(model)}
-    for place, missing in lacking.items():
+    uncached = {place: missing_of_pipeline(place, "float16") for place in places(model)}
+    for place, missing in uncached.items():
         if not missing:
             return Finding(name, True, f"ok, {place} in the hub's cache")
     problems = []
-    for place, missing in lacking.items():
+    for place, missing in uncached.items():
         problem = hub.problem(place)
         if problem is None:
             return Finding(name, True, f"ok, {place} can be downloaded")

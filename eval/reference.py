@@ -7,6 +7,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +85,20 @@ def from_folder(
 
     Raises ValueError, naming a file, for an empty folder and one with unreadable files in it.
     """
+    files = image_files(folder)
+    listing = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return from_files(files, folder.name, listing, extractor, size, cache)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images below a folder, in order; ValueError for fewer than two."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if len(files) < 2:
         raise ValueError(
             f"reference folder {folder}: {len(files)} images; FID needs at least 2 "
             f"({', '.join(SUFFIXES)}) and means little below some thousands"
         )
-    listing = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return from_files(files, folder.name, listing, extractor, size, cache)
+    return files
 
 
 def from_files(
@@ -126,7 +133,8 @@ def from_files(
                     bad.append(f"reference image {file}: {error}")
             if len(bad) > TOLERATED * len(files):
                 raise ValueError(f"{bad[0]}; remove or replace it")
-            parts.append(extractor.arrays(np.stack(pixels)))
+            if pixels:
+                parts.append(extractor.arrays(np.stack(pixels)))
             progress.advance(len(batch))
     for line in bad:
         print(f"{line}; left out", file=sys.stderr)
@@ -173,7 +181,9 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
         if scorer is None or str(arrays.get("scorer")) != scorer:
             arrays.pop("embedding", None)
         label = f"{len(arrays['features'])} features of {path.name}"
-        return reference_of(arrays, str(arrays.get("label", label)))
+        found = reference_of(arrays, str(arrays.get("label", label)))
+        known = np.ravel(arrays.get("size", ()))
+        return replace(found, size=tuple(map(int, known))) if len(known) == 2 else found
     if "mu" in arrays and "sigma" in arrays:
         mu, sigma = (np.asarray(arrays[k], np.float64) for k in ("mu", "sigma"))
         if sigma.shape != (mu.size, mu.size):
@@ -192,8 +202,15 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
 
 
 def check(source: str) -> None:
-    """Raise ValueError when nothing is there that images can be compared with."""
-    if source not in (CAPTIONS, DOMAIN) and not Path(source).exists():
+    """Raise ValueError when nothing is there that images can be compared with; reads no image."""
+    if source in (CAPTIONS, DOMAIN):
+        return
+    path = Path(source)
+    if path.is_dir():
+        image_files(path)
+    elif path.exists():
+        from_npz(path)
+    else:
         raise ValueError(f"reference {source!r}: no such folder or file; give images or an .npz")
 
 
@@ -232,7 +249,9 @@ def build(
     if standin:
         found = rendered(extractor, cache=CACHE)
     elif images.is_dir():
-        found = from_folder(images, extractor, (size, size), cache=CACHE)
+        found = replace(
+            from_folder(images, extractor, (size, size), cache=CACHE), size=(size, size)
+        )
     else:
         raise ValueError(f"reference folder {images}: not a folder; give one with images in it")
     return save(found, extractor, out or CACHE / f"{images.name if images else 'standin'}.npz")
@@ -240,8 +259,10 @@ def build(
 
 def save(found: Reference, extractor: Extractor, out: Path) -> Path:
     """Write what `from_npz` reads, with `mu`, `sigma` and `n` for other programs; return `out`."""
-    arrays = {name: getattr(found, name) for name in ("features", "embedding", "looks")}
+    known = {name: getattr(found, name) for name in ("features", "embedding", "looks")}
+    arrays = {name: values for name, values in known.items() if values is not None}
     told = {"label": found.label, "scorer": extractor.scorer.identity, "n": found.statistics.n}
+    told |= {"size": found.size} if found.size else {}
     arrays |= {name: np.array(value) for name, value in told.items()} | found.parts()
     save_npz(out, mu=found.statistics.mean, sigma=found.statistics.cov, **arrays)
     return out

@@ -23,6 +23,7 @@ class Reference:
     features   (n, d) what FID, KID, precision and recall compare
     embedding  (n, e) the scorer's image embeddings at length 1, for CMMD
     looks      (n, 2) mean saturation and RMS contrast
+    size       the (width, height) that pictures were resized to, where that is known
     """
 
     label: str
@@ -31,6 +32,7 @@ class Reference:
     embedding: np.ndarray | None = None
     looks: np.ndarray | None = None
     own: Mapping[str, np.ndarray] = field(default_factory=dict)  # what `parts` gave before
+    size: tuple[int, int] | None = None
 
     @cached_property
     def kernel(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from eval.folder import read_json
 from eval.images import write_atomic
 from eval.models import MODELS
 from eval.pick import best_baseline, by_arm, load_scored, nearest, usual_omega
+from eval.reference import CAPTIONS, DOMAIN
 from eval.report_plots import legend, plots
 from eval.score import BOOTSTRAP, read_config
 from eval.tables import (
@@ -200,6 +202,14 @@ def _placed(entry: dict, name: str) -> str:
     return f"{own}=region:{ELSEWHERE}FILE.py{bracket}{rest}"
 
 
+def _is_ours(config: Mapping) -> bool:
+    """Whether a run's prompts are those of this project's file of that name."""
+    file = PROMPTS / Path(config["prompts_file"]).name
+    if not file.is_file():
+        return False
+    return hashlib.sha256(file.read_bytes()).hexdigest() == config["prompts_sha256"]
+
+
 def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> str:
     """Return the shell command that draws a run again, and scores it as these results were.
 
@@ -213,7 +223,8 @@ def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> 
     places = {entry["key"]: _placed(entry, entry["key"]) for entry in entries}
     places |= {entry["arm"]: _placed(entry, entry["arm"]) for entry in entries}
     model = config["model"]
-    known = model in MODELS or "/" in model
+    # the folder of a real model may bear one of our names
+    known = (model in MODELS and (config["standin"] or not config.get("sha256"))) or "/" in model
     words = ["python", "-m", "eval", "run", "--model", model if known else f"{ELSEWHERE}{model}"]
     if sorted(swept) == sorted(entry["key"] for entry in entries):
         words += [
@@ -225,7 +236,7 @@ def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> 
     else:
         words += ["--arms", ",".join(places[entry["key"]] for entry in entries)]
     file = Path(config["prompts_file"]).name
-    words += ["--prompts", f"prompts/{file}" if (PROMPTS / file).is_file() else ELSEWHERE + file]
+    words += ["--prompts", f"prompts/{file}" if _is_ours(config) else ELSEWHERE + file]
     words += ["--limit", str(len(config["prompts"]))]
     words += ["--seeds", ",".join(str(seed) for seed in config["seeds"])]
     words += ["--nfe", str(config["nfe"]), "--batch", str(config["batch"])]
@@ -235,7 +246,8 @@ def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> 
     if config.get("compiled"):
         words.append("--compile")
     for name, value in results.get("options", {}).items():  # a hub's names have a slash
-        words += [f"--{name}", value if "/" in value else ELSEWHERE + value]
+        found = "/" in value or value in (CAPTIONS, DOMAIN)
+        words += [f"--{name}", value if found else ELSEWHERE + value]
     if results.get("bootstrap", BOOTSTRAP) != BOOTSTRAP:
         words += ["--bootstrap", str(results["bootstrap"])]
     return shlex.join([*words, "--out", f"runs/{out}"])

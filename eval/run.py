@@ -63,7 +63,7 @@ def run(request: Request, load: Callable[..., models.Sampler] = models.load) -> 
     source = models.find(request.model)
     device = models.choose_device(request.device, part.local if part.world > 1 else None)
     dtype = models.choose_dtype(request.dtype, source, device)
-    if device.startswith("cuda"):
+    if device.startswith("cuda:"):  # torch takes no other; plain "cuda" is the current one anyway
         torch.cuda.set_device(device)
     check_folder(request.out)
     if request.compile and any(arm.approximate for arm in arms):

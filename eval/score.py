@@ -102,7 +102,7 @@ def score(
         "cells": {key: cell.entry for key, cell in cells.items()},
         **comparisons(cells),
     }
-    doubts = [*_doubts(config), *few_strengths(cells), *bent_fronts(results["front"])]
+    doubts = [*_doubts(config, ref), *few_strengths(cells), *bent_fronts(results["front"])]
     results["notes"] = [*notes(cells, problems), *doubts]
     family = len(results["verdict"]["clip"])  # Holm's smallest p-value has this factor
     if least_p(len(prompts)) * family >= 0.05:
@@ -132,9 +132,16 @@ def _portable(**given: str | None) -> dict[str, str]:
     return found
 
 
-def _doubts(config: dict) -> list[str]:
+def _doubts(config: dict, reference: Reference | None) -> list[str]:
     """Say what the intervals of such a run do not cover (docs/results/coverage.md)."""
     doubts, prompts = [], len(config["prompts"])
+    if reference and reference.size and list(reference.size) != list(config["size"]):
+        theirs, ours = ("×".join(map(str, s)) for s in (reference.size, config["size"]))
+        doubts.append(
+            f"the reference's pictures were resized to {theirs} and the images are {ours}: FID is "
+            "off by what that changes; make one with python -m eval reference --size "
+            f"{max(config['size'])}"
+        )
     if prompts < FEW_PROMPTS:
         doubts.append(
             f"{prompts} prompts are few: intervals over prompts are somewhat too narrow then, "

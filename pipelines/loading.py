@@ -22,7 +22,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from pipelines.places import MODELS, places
+from pipelines.places import MODELS, places, single_file_remedy
 
 KINDS: dict[str, type[DiffusionPipeline]] = {
     "sd": StableDiffusionPipeline,
@@ -170,8 +170,10 @@ def load_vae(key: str, dtype: torch.dtype) -> AutoencoderKL:
 
 
 def _variants(key: str, dtype: torch.dtype) -> tuple[str | None, ...]:
-    """Half-precision files are half the download where a hub repository has them."""
-    return ("fp16", None) if dtype == torch.float16 and not Path(key).is_dir() else (None,)
+    """Half-precision files are half the download; of a folder they may be all there is."""
+    if Path(key).is_dir():
+        return (None, "fp16")
+    return ("fp16", None) if dtype == torch.float16 else (None,)
 
 
 def _index_file(key: str) -> Path:
@@ -191,10 +193,7 @@ def _not_found(reasons: list[str], model_key: str, what: str = "pipeline") -> st
     place = places(model_key)[-1]
     remedy = f"download it once with `hf download {place}`, or give a local folder"
     if Path(place).suffix in (".safetensors", ".ckpt"):
-        remedy = (
-            "of a single file make a folder once: "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-        )
+        remedy = single_file_remedy()
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
         remedy = f"give {', '.join(MODELS)}, an existing folder or a hub id such as owner/name"
     return f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); {remedy}"

@@ -31,6 +31,15 @@ MIRRORS = {
 }
 
 
+def single_file_remedy() -> str:
+    """Say how a checkpoint in one file becomes a folder that can be loaded."""
+    return (
+        "of a single file make a folder once: "
+        "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), for SDXL "
+        "StableDiffusionXLPipeline"
+    )
+
+
 def places(model_key: str) -> tuple[str, ...]:
     """Return the id or folder that was asked for, by one of our names or its own; then mirrors."""
     key = str(MODELS.get(str(model_key), model_key))

@@ -8,7 +8,8 @@
 #   SCALES         guidance in CFG units, comma-separated  (default: 3,5,7.5,10)
 #   BATCH          images at once                          (default: 8)
 #   FID_REFERENCE  folder of images, or .npz of statistics (default: none: no FID, and without it
-#                  no comparison at matched guidance; python -m eval reference --coco makes one)
+#                  no comparison at matched guidance; python -m eval reference --coco val2017
+#                  --size 512 --out coco.npz makes one, with --size 768 for SD 2.0, 1024 for SDXL)
 #   OUT            where results go; a second start resumes (default: runs/NAME)
 #
 # Needs a CUDA device and the weights; exits with 3 and says so when either is missing.

@@ -158,6 +158,29 @@ def test_what_cannot_be_scored_is_said_before_anything_is_drawn(flags, message, 
     assert message in capsys.readouterr().err and not out.exists()
 
 
+def test_what_scoring_lacks_is_said_before_anything_is_drawn(folder, tmp_path, capsys, monkeypatch):
+    """Of a real model the networks are looked for first; of a stand-in they are in the checkout."""
+    (folder / "tiny" / "card.json").unlink()
+    words = ["run", "--model", str(folder / "tiny"), "--out", str(tmp_path / "run")]
+    asked = []
+
+    def lacking(scorer, standin, fid, second=None):
+        asked.append((scorer, standin, fid))
+        return None, {"fid": "InceptionV3 weights missing"} if fid else {"second scorer": "missing"}
+
+    monkeypatch.setattr("eval.extractor.extractor_for", lacking)
+    monkeypatch.setattr("eval.run.run", lambda request: pytest.fail("drawn"))
+    np.savez(tmp_path / "r.npz", features=np.eye(9))
+    assert main([*words, "--reference", str(tmp_path / "r.npz")]) == 2
+    assert capsys.readouterr().err == (
+        "error: --reference is given, and FID cannot be had: InceptionV3 weights missing\n"
+    )
+    (tmp_path / "none").mkdir()
+    assert main([*words, "--reference", str(tmp_path / "none")]) == 2
+    assert "0 images; FID needs at least 2" in capsys.readouterr().err
+    assert asked == [(None, False, True)]
+
+
 def test_an_image_of_a_vast_size_is_refused_in_one_line(tmp_path, capsys):
     """Pillow raises an exception of its own for more than 179 million pixels."""
     Image.new("1", (13400, 13400)).save(tmp_path / "vast.png")
@@ -179,5 +202,5 @@ def test_captions_are_by_default_those_of_the_models_language(model, file, tmp_p
         raise ValueError("far enough")
 
     monkeypatch.setattr("eval.run.run", stop)
-    assert main(["run", "--model", model, "--out", str(tmp_path / "run")]) == 2
+    assert main(["run", "--model", model, "--no-score", "--out", str(tmp_path / "run")]) == 2
     assert asked == [Path(f"prompts/{file}.txt")]

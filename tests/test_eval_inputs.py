@@ -140,6 +140,9 @@ def test_models_are_found_or_explained(folder, monkeypatch):
         models.find("./x/y")
     with pytest.raises(ValueError, match=r"no model_index\.json in "):
         models.find(str(folder))
+    (folder / "v1-5.safetensors").touch()
+    with pytest.raises(ValueError, match=r"is a file; of a single file make a folder once: Stable"):
+        models.find(str(folder / "v1-5.safetensors"))
     monkeypatch.setitem(models.MODELS, "standin-sd15", models.ROOT / "standins" / "absent")
     with pytest.raises(ValueError, match=r"no standins/absent/model_index\.json; take a complete"):
         models.find("standin-sd15")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,16 @@ def folder(tmp_path):
 
 
 # --- running and resuming ------------------------------------------------------------------------
+
+
+def test_the_only_gpu_needs_no_number(folder, monkeypatch):
+    """torch.cuda.set_device refuses "cuda", which is what is chosen where there is one GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a pretended GPU")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    outcome, _ = draw(replace(request(folder), device=None))
+    assert outcome.drawn == 27
 
 
 @pytest.mark.parametrize("sampler", ["exp2m_cfg++", "ddim_cfg++"])

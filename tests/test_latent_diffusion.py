@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import latent_diffusion
 from latent_diffusion import BaseDDIMCFGpp, StableDiffusion, get_solver, register_solver
+from pipelines.loading import load_pipeline
 from samplers import Plan, available, compile_plan, generators, standard_normal
 
 ROOT = Path(__file__).parents[1]
@@ -395,3 +396,14 @@ def test_what_the_network_predicts_may_be_written_into(load):
         first, second = solver.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor(9.0), uc, c)
         second -= first
     assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_folder_of_half_precision_files_alone_is_loaded(tmp_path, dtype):
+    """As `save_pretrained(…, variant="fp16")` writes it, and many local copies are."""
+    folder = shutil.copytree(STANDIN, tmp_path / "fp16")
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_suffix(f".fp16{file.suffix}"))
+    same, own = (load_pipeline(str(place), dtype)[0] for place in (folder, STANDIN))
+    for a, b in zip(same.unet.parameters(), own.unet.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import huggingface_hub
 import pytest
 import torch
@@ -33,8 +35,16 @@ def test_gpu_is_found_or_explained(monkeypatch):
 
 def test_a_folder_needs_a_model_index(tmp_path):
     assert "model_index.json" in check_weights(str(tmp_path)).text
-    (tmp_path / "model_index.json").write_text("{}")
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert "lacks unet or a part of it" in check_weights(str(tmp_path)).text
+    (tmp_path / "unet").mkdir()
+    for name in ("config.json", "diffusion_pytorch_model.fp16.safetensors"):
+        (tmp_path / "unet" / name).touch()
     assert check_weights(str(tmp_path)).present
+    file = tmp_path / "v1-5.safetensors"
+    file.touch()
+    assert f"{file} is a file; of a single file make a folder once" in check_weights(str(file)).text
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./absent", "a/b/c", "word", "~/absent"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +151,9 @@ def test_command_is_short_for_a_sweep_and_exact_otherwise(run):
     assert "--arms ddim@w1.5,ddim@w3,exp2m_cfg++@w3" in report.command(config, "run")
     assert "--compile" in report.command(config | {"compiled": True}, "run")
     assert "--compile" not in text
-    assert "--prompts prompts/scenes100.txt" in text
+    file = Path(__file__).parents[1] / "prompts" / "scenes100.txt"
+    config["prompts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "--prompts prompts/scenes100.txt" in report.command(config, "run")
 
 
 def test_strengths_whose_points_lie_on_top_of_each_other_share_a_label(run):
@@ -202,6 +206,12 @@ def test_a_command_says_where_a_path_is_missing(run):
         assert words[words.index(flag) + 1] == due
     (arm,) = parse_arms(due, (), {})
     assert arm.label == "mine[units=omega]"
+    real = {"model": "sd15", "standin": False, "prompts_file": "coco100.txt"}
+    hub, folder = {"sha256": None}, {"sha256": "1"}  # a folder that is called like the hub's
+    for own, due in ((hub, "sd15"), (folder, "PATH/TO/sd15")):
+        words = shlex.split(report.command(config | real | own, "run"))
+        assert words[words.index("--model") + 1] == due
+        assert words[words.index("--prompts") + 1] == "PATH/TO/coco100.txt"  # another text
 
 
 def test_a_command_scores_as_the_results_were_scored(own, tmp_path):
@@ -213,6 +223,8 @@ def test_a_command_scores_as_the_results_were_scored(own, tmp_path):
     words = "--scorer PATH/TO/scorer --second-scorer ViT-B-16/laion --reference PATH/TO/coco.npz"
     assert f"{words} --bootstrap 50 --out" in report.command(config, "run", results)
     assert str(tmp_path) not in json.dumps(results)
+    named = {"options": {"reference": "standin-domain"}}
+    assert " --reference standin-domain " in report.command(config, "run", named)
     plain = score.score(own)
     assert report.command(config, "run", plain) == report.command(config, "run")
 

@@ -1,5 +1,8 @@
 """What images are compared with: renders, folders, arrays and statistics; unusable ones."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic_run
@@ -41,6 +44,29 @@ def test_folder_reference(tmp_path, monkeypatch):
     (tmp_path / "3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"3\.png.*remove or replace"):
         reference.load(str(tmp_path), synthetic_run.extractor(), (64, 64), False)
+
+
+def test_a_last_block_of_unreadable_pictures_alone_is_tolerated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reference, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(reference, "BATCH", 4)
+    monkeypatch.setattr(reference, "TOLERATED", 0.2)
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    (tmp_path / "9.png").write_bytes(b"no image")
+    found = reference.load(str(tmp_path), synthetic_run.extractor(), (16, 16), False)
+    assert found.features.shape == (8, 12) and "1 unreadable" in found.label
+    assert "9.png" in capsys.readouterr().err
+
+
+def test_pictures_of_another_size_are_told(tmp_path, run):
+    own, made = json.loads((run / "config.json").read_text())["size"], synthetic_run.extractor()
+    data = np.load(run.parent / "reference.npz")["features"]
+    for size, said in ((tuple(own), False), ((own[0] * 2, own[1] * 2), True)):
+        known = replace(reference.reference_of({"features": data}, "pictures"), size=size)
+        path = reference.save(known, made, tmp_path / "r.npz")
+        notes = " ".join(score.score(run, reference=str(path), bootstrap=20)["notes"])
+        assert (f"make one with python -m eval reference --size {max(own)}" in notes) == said
 
 
 def test_statistics_as_reference(tmp_path, run):
