@@ -10,6 +10,7 @@ import pytest
 from eval.__main__ import main
 from eval.claim import beaten_at_once, claim, overview, read, sentence
 from eval.claim_figure import BETTER, NEITHER, WORSE, figure
+from eval.summary import side_by_side
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,6 +101,33 @@ def test_the_overview_counts_what_holm_and_what_the_interval_alone_says():
     assert overview({"m, NFE 20": late}).splitlines()[-1] == second.removesuffix(" – | – |")
 
 
+def test_runs_of_different_focus_arms_say_whose_difference_is_shown():
+    def run(focus: str, *others: str) -> dict:
+        cells = {arm: cell(arm, 1, 1.5, 80) for arm in (focus, *others)}
+        words = {at: dict.fromkeys(others, "better") for at in ("clip", "fid")}
+        found = results("m", **words["clip"])
+        return found | {"focus": focus, "cells": cells, "verdict": words}
+
+    runs = {"one": run("ours", "a"), "two": run("few", "ours", "a", "b") | {"nfe": 7}}
+    head, _, *rows = side_by_side(runs).splitlines()
+    assert "| `ours` against it |" in head and head.endswith("| `few` against it |")
+    assert rows == [
+        "| **`ours`** | 1.50 | 80.00 | – | 1.50 | 80.00 | better / better |",
+        "| `a` | 1.50 | 80.00 | better / better | 1.50 | 80.00 | better / better |",
+        "| **`few`** | – | – | – | 1.50 | 80.00 | – |",
+        "| `b` | – | – | – | 1.50 | 80.00 | better / better |",
+    ]
+    head, *_ = claim(runs).splitlines()
+    assert head == (
+        "| against | one, `ours`: ΔFID at equal CLIP | one, `ours`: ΔCLIP at equal FID "
+        "| two, `few`: ΔFID at equal CLIP | two, `few`: ΔCLIP at equal FID |"
+    )
+    first, second = overview(runs).splitlines()[2:]
+    assert first.startswith("| two, `few` | 7 | 3 |") and second.startswith("| one, `ours` | 7 |")
+    alike = {"one": runs["one"], "two": run("ours", "b")}
+    assert "| against | one: ΔFID" in claim(alike) and "\n| one | 7 | 1 |" in overview(alike)
+
+
 def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps(results("m", a="better")))
     assert list(read([tmp_path])) == ["m, NFE 20"]
@@ -110,7 +138,7 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
         json.loads(capsys.readouterr().out)["m, NFE 20"]["fid_at_equal_clip"]["a"]["verdict"]
         == "better"
     )
-    committed = ROOT / "docs" / "results" / "captions-sd15"
+    committed = ROOT / "docs" / "results" / "weak-sd15"
     assert main(["claim", str(committed), "--bests"]) == 0
     table = capsys.readouterr().out.strip()
     assert "highest CLIP" in table and table in (committed / "README.md").read_text()
