@@ -107,9 +107,16 @@ def arms_of(runs: Mapping[str, dict]) -> list[str]:
     return arms
 
 
+def heads(runs: Mapping[str, dict]) -> dict[str, str]:
+    """Return what each run is called in a table: its focus arm is named where runs differ in it."""
+    several = len({results["focus"] for results in runs.values()}) > 1
+    return {n: f"{n}, `{r['focus']}`" if several else n for n, r in runs.items()}
+
+
 def table(runs: Mapping[str, dict]) -> str:
     """Return one row per arm: focus − arm over the common front, both ways, for every run."""
-    header = ["against", *(f"{name}: Δ{m}" for name in runs for m in MEASURES.values())]
+    named = heads(runs).values()
+    header = ["against", *(f"{name}: Δ{m}" for name in named for m in MEASURES.values())]
     rows = [
         [f"`{arm}`"]
         + [
@@ -140,10 +147,10 @@ def overview(runs: Mapping[str, dict], rival: str = "dpm3m_sde") -> str:
     ]
     met = any(rival in results["front"]["clip"] for results in runs.values())
     header += [f"against `{rival}`: Δ{m}" for m in MEASURES.values()] if met else []
-    rows = []
+    rows, named = [], heads(runs)
     for name, results in sorted(runs.items(), key=lambda run: (run[1]["model"], run[1]["nfe"])):
         fronts = {at: results["front"][at] for at in MEASURES}
-        row = [name, f"{results['prompt_count']:,}", str(len(fronts["clip"]))]
+        row = [named[name], f"{results['prompt_count']:,}", str(len(fronts["clip"]))]
         for at, front in fronts.items():
             words = Counter(found["verdict"] for found in front.values())
             leans = Counter(leaning(f, at) for f in front.values() if f["verdict"] == WORDS[1])

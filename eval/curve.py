@@ -2,14 +2,14 @@
 
 Every NFE is a run folder of its own, RUN/curve/nfe05 and so on, with the settings of RUN: the same
 prompts, seeds, noise, model and precision, so all points have the same number of images. Started
-again it resumes, and new NFEs join those that are there.
+again it resumes, and new NFEs join those that are there. All points, and the run where it is
+scored, are scored by one scorer against one reference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +17,11 @@ from pathlib import Path
 
 from eval import models
 from eval.arms import parse_arms
+from eval.curve_checks import model_of, same_judge, same_model, same_settings, scored_points
 from eval.drawers import drawer
 from eval.folder import read_json, write_json
 from eval.images import write_atomic
+from eval.judge import RENDERED, differing, judge_for, judge_of, rendered_kind
 from eval.pick import load_scored
 from eval.run import Request, run
 from eval.score import BOOTSTRAP, read_config, score, stamp
@@ -31,7 +33,6 @@ COLUMNS = (
     *("nfe", "arm", "omega", "scale", "guidance", "n", "invalid", "valid", "clip"),
     *("clip_half_interval", "fid", "fid_floor", "kid", "all_right", "pairs_right"),
 )
-PINNED = ("sha256", "revision", "size", "dtype")  # must be the parent's: else it is another model
 
 
 def curve(
@@ -51,20 +52,25 @@ def curve(
 ) -> dict:
     """Draw and score what is missing, write curve.json and curve.csv, and return the former.
 
-    nfes   network evaluations per image, each at least 1
-    omega  strength in CFG units, the same for all arms; default: the middle one of the run
-    arms   samplers without strengths, comma-separated; default: those of the run
-    seeds  default: those of the run
-    model  where the run's model is; needed when it was a folder of no known name
-    Raises ValueError, in one line, for what the caller can mend. An arm that cannot spend an NFE
-    exactly is left out there and named in `skipped`.
+    nfes       network evaluations per image, each at least 1
+    omega      strength in CFG units, the same for all arms; default: the middle one of the run
+    arms       samplers without strengths, comma-separated; default: those of the run
+    seeds      default: those of the run
+    model      where the run's model is; needed when it was a folder of no known name
+    reference  as for `score`; default: the renders that the run was compared with, if it was
+    Raises ValueError, in one line, for what the caller can mend: before anything is drawn where the
+    run, or a point that is not scored again, was scored by another scorer or reference. An arm that
+    cannot spend an NFE exactly is left out there and named in `skipped`.
     """
     if shard().world > 1:
         raise ValueError("a curve is drawn by one process; start it without accelerate launch")
     folder = Path(folder)
     config = read_config(folder)
+    scored = None
     if (folder / "results.json").is_file():
-        load_scored(folder, config)  # the report will need it: what it lacks is told before drawing
+        # The report will need it: what it lacks is told before drawing.
+        scored = load_scored(folder, config)
+        reference = rendered_kind(scored) if reference is None else reference
     if omega is None:
         known = sorted({entry["omega"] for entry in config["arms"]})
         omega = known[len(known) // 2]
@@ -76,12 +82,12 @@ def curve(
     home = folder / "curve"
     finite("omega", omega)
     settings = {"omega": omega, "seeds": seeds, "arms": labels}
-    _same_settings(home, settings)
-    model = model or config["model"]
+    same_settings(home, settings)
+    model = model or model_of(config)
     source = models.find(model)
     place = models.choose_device(device)
     network = load(source, max(nfes), place, config["dtype"])
-    _same_model(config, source, network)
+    same_model(config, source, network)
     skipped = [
         {"arm": arm, "nfe": None, "reason": "a region's file is not known"} for arm in regions
     ]
@@ -99,6 +105,8 @@ def curve(
         raise ValueError(
             f"no arm can be drawn at {', '.join(map(str, nfes))}: {'; '.join(reasons)}"
         )
+    judge = judge_for(config, scorer, reference, second_scorer)
+    same_judge(folder, scored, judge, fitting)
     prompts = home / "prompts.txt"
     write_atomic(prompts, "".join(f"{p}\n" for p in config["prompts"]).encode())
     write_json(home / "settings.json", settings)
@@ -149,7 +157,8 @@ def text(found: dict) -> str:
             f"{point['n']}" + (f" + {point['invalid']} invalid" if point["invalid"] else "")
         )
     rows.sort(key=lambda row: found["arms"].index(row[0]))
-    lines = [f"{found['stamp']}; ω = {found['omega']:g}", ""]
+    judge = f"CLIP: {found['scorer']}; FID reference: {found['reference'] or 'none'}"
+    lines = [f"{found['stamp']}; ω = {found['omega']:g}. {judge}", ""]
     lines.append(markdown(["arm", "NFE", "CLIP ↑", "FID ↓", "all right %", "n"], rows))
     for entry in found["skipped"]:
         place = f" at NFE {entry['nfe']}" if entry["nfe"] else ""
@@ -158,15 +167,33 @@ def text(found: dict) -> str:
 
 
 def read_curve(folder: Path) -> dict | None:
-    """Return what `curve` wrote, or None when the run has no curve."""
-    return read_json(Path(folder) / "curve.json") or None
+    """Return what `curve` wrote, or None when the run has no curve.
+
+    Raises ValueError where the run was since scored by another scorer or reference. Curves of
+    earlier versions do not tell theirs.
+    """
+    found, scored = (read_json(Path(folder) / name) for name in ("curve.json", "results.json"))
+    if scored and "reference" in found and (changed := differing(found, judge_of(scored))):
+        nfes = ",".join(map(str, found["nfes"]))
+        raise ValueError(
+            f"{folder}: its curve was scored otherwise than the run ({changed}); score it again "
+            f"with 'python -m eval curve {shlex.quote(str(folder))} --nfes {nfes}' and the run's "
+            "--scorer and --reference, or delete curve.json"
+        )
+    return found or None
 
 
 def shell_command(found: dict, folder: str) -> str:
-    """Return the command that draws a curve again."""
+    """Return the command that draws a curve again; local files as `eval.report.command` does."""
+    from eval.report import ELSEWHERE  # here: the report builds on curves
+
     words = ["python", "-m", "eval", "curve", folder, "--nfes", ",".join(map(str, found["nfes"]))]
     words += ["--omega", f"{found['omega']:g}", "--arms", ",".join(found["arms"])]
-    return shlex.join([*words, "--seeds", ",".join(map(str, found["seeds"]))])
+    words += ["--seeds", ",".join(map(str, found["seeds"]))]
+    for name, value in found.get("options", {}).items():
+        known = "/" in value or value in RENDERED.values()
+        words += [f"--{name}", value if known else ELSEWHERE + value]
+    return shlex.join(words)
 
 
 def _labels(
@@ -184,47 +211,23 @@ def _labels(
     return [a for a, is_region in own.items() if not is_region], [a for a in own if own[a]]
 
 
-def _same_settings(home: Path, settings: dict) -> None:
-    before = read_json(home / "settings.json")
-    differing = [
-        f"{name}: {json.dumps(before[name])}, now {json.dumps(settings[name])}"
-        for name in settings
-        if before and before.get(name) != settings[name]
-    ]
-    if differing:
-        raise ValueError(
-            f"{home} holds a curve with other settings ({'; '.join(differing)}); delete that "
-            "folder to start again, or give the same settings to add NFEs"
-        )
-
-
-def _same_model(config: dict, source: models.Source, network: models.Sampler) -> None:
-    now = models.fingerprint(source, network.card())
-    now |= {"size": list(models.image_size(network)), "dtype": config["dtype"]}
-    differing = [n for n in PINNED if n in config and config[n] != now.get(n)]
-    if differing:
-        raise ValueError(
-            f"model {source.label} is not the one of the run ({', '.join(differing)} differ); "
-            "give that one as --model"
-        )
-
-
 def _collect(
     folder: Path, config: dict, settings: dict, nfes: Sequence[int], skipped: list[dict]
 ) -> dict:
     """Gather the points of all scored NFEs, and write curve.json and curve.csv."""
-    points = []
-    for path in sorted((folder / "curve").glob("nfe*/results.json")):
-        results = read_json(path)
-        order = {arm: place for place, arm in enumerate(settings["arms"])}
+    points, scored = [], [read_json(path) for path in scored_points(folder)]
+    order = {arm: place for place, arm in enumerate(settings["arms"])}
+    for results in scored:
         for cell in sorted(results["cells"].values(), key=lambda c: order[c["arm"]]):
             shown = {name: value for name, value in cell.items() if name != "invalid_files"}
             points.append({"nfe": results["nfe"], **shown})
     points.sort(key=lambda point: point["nfe"])  # stable: arms stay in their order
-    before = (read_curve(folder) or {}).get("skipped", [])
+    before = read_json(folder / "curve.json").get("skipped", [])
     skipped = [e for e in before if e["nfe"] not in (None, *nfes)] + skipped
     found = {
         "stamp": stamp(config),
+        **judge_of(scored[0]),  # that of all points, by `same_judge`
+        "options": scored[0].get("options", {}),
         **settings,
         "prompt_count": len(config["prompts"]),
         "nfes": sorted({point["nfe"] for point in points}),

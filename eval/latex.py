@@ -132,10 +132,13 @@ def _columns(results: dict, place: int, cells: Sequence[dict | None]) -> list[Co
     return columns
 
 
-def caption(runs: Sequence[dict], names: Sequence[str], at: str) -> str:
-    """Say what the table shows; a stand-in is never mistaken for Stable Diffusion."""
+def caption(runs: Sequence[dict], named: Sequence[str], names: Sequence[str], at: str) -> str:
+    """Say what the table shows; a stand-in is never mistaken for Stable Diffusion.
+
+    named  what the runs are called in the table
+    names  of its rows
+    """
     stamps = "; ".join(dict.fromkeys(results["stamp"] for results in runs))
-    first = runs[0]
     counts = {f"{r['prompt_count']} prompts × {len(r['seeds'])} seeds" for r in runs}
     fid = any(cell["fid"] is not None for r in runs for cell in r["cells"].values())
     each = {
@@ -145,14 +148,27 @@ def caption(runs: Sequence[dict], names: Sequence[str], at: str) -> str:
     nfe = ", ".join(sorted({str(r["nfe"]) for r in runs}))
     parts = [
         f"{stamps[0].upper()}{stamps[1:]}. NFE {nfe}; {' or '.join(sorted(counts))}. {each}.",
-        f"± half the 95 % interval over prompts. CLIP: {first['scorer']}, cosine × 100.",
-        f"FID: {first['fid']['features'] or 'none'}.",
+        "± half the 95 % interval over prompts.",
+        *_judges(runs, named),
     ]
     if any(name.endswith("†") for name in names):
         parts.append("†: some images cannot be scored; not ranked.")
     if any("~" in name for name in names):
         parts.append("~: approximated, its evaluations are not all whole: no result at this NFE.")
     return " ".join(parts)
+
+
+def _judges(runs: Sequence[dict], named: Sequence[str]) -> list[str]:
+    """Say by what CLIP and FID were measured, once for all runs of which the same is true."""
+    found: dict[str, list[str]] = {}
+    for results, name in zip(runs, named, strict=True):
+        fid = results["fid"]
+        said = f"CLIP: {results['scorer']}, cosine × 100. FID: {fid['features'] or 'none'}"
+        said += f"; reference: {fid['reference']}." if fid["reference"] else "."
+        found.setdefault(said, []).append(name)
+    if len(found) == 1:
+        return list(found)
+    return [f"In {'; '.join(who)}: {said}" for said, who in found.items()]
 
 
 def _escaped(text: str) -> str:
@@ -181,7 +197,7 @@ def _latex(
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
-        f"  \\caption{{{_escaped(caption(runs, names, at))}}}",
+        f"  \\caption{{{_escaped(caption(runs, named, names, at))}}}",
         f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}",
         "    \\toprule",
         f"    & {' & '.join(heads)} \\\\",
@@ -211,7 +227,7 @@ def _markdown(
         [f"`{name}`", *(_markdown_entry(column.entries[place]) for column in columns)]
         for place, name in enumerate(names)
     ]
-    return f"{markdown(header, rows)}\n\n{caption(runs, names, at)}\n"
+    return f"{markdown(header, rows)}\n\n{caption(runs, named, names, at)}\n"
 
 
 def _csv(folders: Sequence[Path], runs: Sequence[dict], at: str) -> str:

@@ -38,8 +38,8 @@ def page(
     figures  names of FIGURES; all that the folder has when left out
     html     also publish report.html; a page that has one gets the new one anyway
 
-    Raises ValueError, in one line, where a run has no results, a figure is missing, or out holds a
-    README.md without the two marks.
+    Raises ValueError, in one line, where a run has no results, a figure is missing or older than
+    the numbers that it should show, or out holds a README.md without the two marks.
     """
     folder, out = Path(folder), Path(out or folder)
     (results,) = read([folder]).values()
@@ -53,6 +53,7 @@ def page(
         raise ValueError(
             f"{missing[0]} is not there; write it with 'python -m eval report {folder}'"
         )
+    _check_age(folder, sources)
     text = _framed(out / "README.md", _heading(folder, results), body(results, list(sources)))
     for name, source in sources.items():
         if source != out / name:
@@ -87,6 +88,25 @@ def _pictures(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
     place = folder / "figures" if (folder / "figures").is_dir() else folder
     found = {f"{name}.png": place / f"{name}.png" for name in names or FIGURES}
     return found if names else {name: path for name, path in found.items() if path.is_file()}
+
+
+def _check_age(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Raise ValueError where a run was scored after what shows its scores was drawn.
+
+    Pages hold files that fit together; when each was written says nothing there (git keeps no
+    times).
+    """
+    if not (folder / "config.json").is_file():
+        return
+    times = {path: path.stat().st_mtime_ns for path in sources.values()}
+    numbers = [times[sources[n]] for n in ("results.json", "curve.json") if n in sources]
+    drawn = [path for path in sources.values() if path.suffix in (".png", ".html")]
+    stale = [path for path in drawn if times[path] < max(numbers)]
+    if stale:
+        raise ValueError(
+            f"{stale[0]} is older than the numbers that it should show; draw it again with "
+            f"'python -m eval report {folder}'"
+        )
 
 
 def _heading(folder: Path, results: Mapping) -> str:

@@ -30,13 +30,13 @@ EXAMPLES = {
   python -m eval page runs/mine --out docs/results/mine --html
   python -m eval page docs/results/mine      # the same page again, from its results.json""",
     "claim": """
-  python -m eval claim docs/results/standin-* --figure claim.png
-  python -m eval claim docs/results/standin-sd15* --short
-  python -m eval claim docs/results/captions-* --bests
+  python -m eval claim docs/results/weak-* --figure claim.png
+  python -m eval claim docs/results/strong-sd15-web* --short
+  python -m eval claim docs/results/weak-* --bests
   python -m eval claim runs/mine --json""",
     "reference": """
   python -m eval reference --standin
-  python -m eval reference --coco val2017 --out coco.npz
+  python -m eval reference --coco val2017 --size 1024 --out coco.npz      # for SDXL
   python -m eval reference --images /path/to/photos --out photos.npz""",
 }
 

@@ -53,14 +53,16 @@ SIGNS = {"not distinguishable": "≈"}  # the other words stand for themselves
 def side_by_side(runs: Mapping[str, dict]) -> str:
     """Return a markdown table over several runs' results: per run each arm's lowest FID, its
     highest CLIP, and what the focus arm is against it in FID at equal CLIP and in CLIP at equal
-    FID (≈: not distinguishable). Arms are those of the first run."""
-    first = next(iter(runs.values()))
+    FID (≈: not distinguishable). Arms are those of all runs, in the order of the first that has
+    them; runs may have different focus arms."""
+    focused = {results["focus"] for results in runs.values()}
+    arms = (cell["arm"] for results in runs.values() for cell in results["cells"].values())
     header = ["sampler"]
     for name, results in runs.items():
         header += [f"{name}: FID ↓", "CLIP ↑", f"`{results['focus']}` against it"]
     rows = []
-    for arm in dict.fromkeys(cell["arm"] for cell in first["cells"].values()):
-        row = [f"**`{arm}`**" if arm == first["focus"] else f"`{arm}`"]
+    for arm in dict.fromkeys(arms):
+        row = [f"**`{arm}`**" if arm in focused else f"`{arm}`"]
         for results in runs.values():
             own = [c for c in results["cells"].values() if c["arm"] == arm and c["fid"] is not None]
             if not own:
@@ -70,7 +72,7 @@ def side_by_side(runs: Mapping[str, dict]) -> str:
             row += [
                 f"{min(c['fid'] for c in own):.2f}",
                 f"{max(c['clip'] for c in own):.2f}",
-                MISSING if arm == first["focus"] else " / ".join(SIGNS.get(w, w) for w in words),
+                MISSING if arm == results["focus"] else " / ".join(SIGNS.get(w, w) for w in words),
             ]
         rows.append(row)
     return markdown(header, rows)

@@ -20,12 +20,13 @@ def cell(arm, omega, fid, clip, right=None, valid=True):
     }  # fmt: skip
 
 
-def write(folder, model, cells):
+def write(folder, model, cells, scorer="some_clip", reference="9 renders"):
     folder.mkdir()
     arms = [{"key": f"{c['arm']}@w{c['omega']:g}", "arm": c["arm"]} for c in cells]
     results = {
         "stamp": f"stand-in {model}: not SD numbers", "model": model, "nfe": 20, "seeds": [0, 1],
-        "prompt_count": 3, "scorer": "some_clip", "fid": {"features": "100% features"},
+        "prompt_count": 3, "scorer": scorer,
+        "fid": {"features": reference and "100% features", "reference": reference},
         "front": {}, "verdict": {},
         "cells": {a["key"]: c for a, c in zip(arms, cells, strict=True)},
     }  # fmt: skip
@@ -89,6 +90,28 @@ def test_markdown_and_all_strengths(runs):
     assert "| `b, ω = 3` | <u>3.50</u> ± 0.75 | **31.00** ± 0.25 | **75.0** |" in text
     assert "| `b, ω = 1` | **3.00** ± 0.75 | <u>30.00</u> ± 0.25 |" in text
     assert text.count("| `") == 5 and "equal ω is not equal guidance" in text
+
+
+def test_the_caption_says_by_what_every_run_was_measured(tmp_path):
+    cells = [cell("a", 1, 5.0, 20.0), cell("b", 1, 4.0, 21.0)]
+    runs = {
+        name: write(tmp_path / name, name, cells, **how)
+        for name, how in {
+            "m": {},
+            "n": {},
+            "o": {"reference": "other photos"},
+            "p": {"scorer": "another", "reference": None},
+        }.items()
+    }
+    same = "CLIP: some_clip, cosine × 100. FID: 100% features; reference: 9 renders."
+    text = table([runs["m"], runs["n"]], "markdown")
+    assert f"over prompts. {same}\n" in text and "In m" not in text
+    text = table(list(runs.values()), "markdown")
+    assert (
+        f"over prompts. In m; n: {same} In o: {same.replace('9 renders', 'other photos')}" in text
+    )
+    assert text.endswith("In p: CLIP: another, cosine × 100. FID: none.\n")
+    assert "In o: CLIP: some\\_clip" in table(list(runs.values()), "latex")
 
 
 def test_approximated_arms_are_said_not_to_be_results_at_this_nfe(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -56,6 +57,7 @@ def test_a_page_takes_the_curve_along(run, tmp_path):
     shutil.copytree(run, copy)
     for name in ("curve.json", "curve.csv"):
         (copy / name).write_text(f"the {name}")
+        os.utime(copy / name, (0, 0))  # the figures were drawn after it
     text = page(copy, tmp_path / "mine").read_text(encoding="utf-8")
     assert "[curve.json](curve.json), [curve.csv](curve.csv)" in text
     assert (tmp_path / "mine" / "curve.csv").read_text() == "the curve.csv"
@@ -68,6 +70,28 @@ def test_a_page_follows_its_results(run, tmp_path):
     results["stamp"] = "another model"
     (out / "results.json").write_text(json.dumps(results), encoding="utf-8")
     assert "another model" in page(out).read_text(encoding="utf-8").partition(BEGIN)[2]
+
+
+@pytest.mark.parametrize("numbers", ["results.json", "curve.json"])
+def test_figures_that_are_older_than_their_numbers_are_not_published(run, tmp_path, numbers):
+    copy, out = tmp_path / "scored again", tmp_path / "mine"
+    shutil.copytree(run, copy)
+    page(copy, out)
+    (copy / numbers).write_text(
+        (run / numbers).read_text(encoding="utf-8") if (run / numbers).is_file() else "{}"
+    )
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"figures/front\.png is older .*'python -m eval report .*scored again'"
+    ):
+        page(copy, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (copy / "curve.json").unlink(missing_ok=True)
+    report.report(copy)
+    page(copy, out, html=True)
+    (copy / "config.json").unlink()  # a page, not a run: times say nothing
+    os.utime(copy / "results.json")
+    page(copy)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from math import exp, expm1, inf, log
 
 import numpy as np
 import pytest
-from eval_double import place
+from eval_double import Double, place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_double import Bowl, Closed, Killed, evolution
+from synthetic_run import extractor, make_reference
 
 from eval.__main__ import main
 from eval.models import ROOT
-from eval.search import space, teacher
+from eval.search import program, space, teacher
 from eval.search.journal import Journal
 from eval.search.objectives import Measured, Teacher, batches
 from eval.search.program import Request, search
@@ -183,6 +184,24 @@ def test_a_journal_takes_neither_another_search_nor_another_folder(tmp_path):
     (tmp_path / "b" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="holds no search"):
         Journal(tmp_path / "b", {"nfe": 4})
+
+
+def test_a_search_resumes_by_what_its_reference_holds(tmp_path, monkeypatch):
+    """Another name of the same features goes on; other features under the same name do not."""
+    judge = extractor()
+    monkeypatch.setattr(program, "extractor_for", lambda *_, **__: (judge, {}))
+    model, file = str(place(tmp_path) / "tiny"), make_reference(tmp_path / "reference.npz")
+    asked = Request(model, 4, tmp_path / "s", budget=74, screen=2, reference=str(file))
+    first = search(asked, lambda *_: Double())
+    moved = replace(asked, reference=str(file.rename(tmp_path / "moved.npz")))
+    again = Double()
+    assert search(moved, lambda *_: again).preset == first.preset and again.evaluations == 0
+    make_reference(file, 300)
+    with pytest.raises(ValueError, match=r'other settings \(reference: "[0-9a-f]{16}", now "'):
+        search(asked, lambda *_: Double())
+    judge.scorer.identity = "mean-colours-2"
+    with pytest.raises(ValueError, match=r'scorer: "mean-colours-1", now "mean-colours-2"'):
+        search(moved, lambda *_: Double())
 
 
 # --- the teacher ---------------------------------------------------------------------------------

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from eval import models
 from eval.extractor import extractor_for
 from eval.images import write_atomic
+from eval.metrics import Statistics
 from eval.progress import Progress
 from eval.search import space, teacher
 from eval.search.evolution import Evolution, Outcome, Settings, Standing
@@ -22,7 +26,7 @@ from samplers.errors import choose, finite, whole
 from samplers.grids import make_grid
 from samplers.presets import Preset
 
-MEASURING = ("nfe", "mode", "objective", "omegas", "sampler", "scorer", "reference")
+MEASURING = ("nfe", "mode", "objective", "omegas", "sampler")
 HELD = 4  # of the pairs, one in so many is kept from the fit, to judge it
 LEAST_PAIRS = 128
 
@@ -77,14 +81,14 @@ def search(request: Request, load: Callable[..., models.Sampler] = models.load) 
     dtype = models.choose_dtype(request.dtype, source, device)
     sd = load(source, request.nfe, device, dtype)
     rows = Rows(prompts, request.omegas)
-    config = _config(request, source, sd, dtype, prompts)
+    objective = None if request.mode == "teacher" else _objective(request, source, sd, rows)
+    config = _config(request, source, sd, dtype, prompts) | _judged(objective)
     journal = Journal(request.out, config)
     if request.compile:
         sd.compile_unet()
-    if request.mode == "teacher":
+    if objective is None:
         preset, lines = _fit(request, sd, rows)
     else:
-        objective = _objective(request, source, sd, rows)
         preset, lines = _evolve(request, sd, objective, journal)
     told = {"model": source.label, "mode": request.mode, "dev": lines}
     if source.standin:
@@ -114,6 +118,23 @@ def _config(request, source, sd, dtype, prompts) -> dict:
     told = {"model": source.label, **identity, **fields, "dtype": dtype, "prompts": prompts}
     told |= {"compiled": True} if request.compile else {}
     return json.loads(json.dumps(told | {"recipe": recipe}))
+
+
+def _judged(objective: Objective | None) -> dict[str, str]:
+    """What images are measured by, by content: the files that options name may change."""
+    if not isinstance(objective, Frechet):
+        return {}
+    scorer = objective.judge.scorer.identity
+    return {"scorer": scorer, "reference": _digest(objective.reference)}
+
+
+def _digest(statistics: Statistics) -> str:
+    """Return 16 hex digits of a mean and a covariance, both to 6 decimals.
+
+    Their last bits depend on the number of threads, which may differ when a search is resumed.
+    """
+    rounded = (np.round(values, 6) + 0.0 for values in (statistics.mean, statistics.cov))  # no −0
+    return hashlib.sha256(b"".join(values.tobytes() for values in rounded)).hexdigest()[:16]
 
 
 def _objective(request: Request, source, sd: models.Sampler, rows: Rows) -> Objective:
