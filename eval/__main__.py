@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "score a run folder"
     score = add_command(commands, "score", text, EXAMPLES["score"], _score, [scoring])
     score.add_argument("folder", type=Path)
+    score.add_argument("--device", help="where the scorers run (default: cuda, else cpu)")
     add_result_commands(commands, scoring)
     add_commands(commands)
     add_search(commands)
@@ -233,7 +234,7 @@ def _check_scoring(args: argparse.Namespace, standin: bool) -> None:
     from eval.extractor import extractor_for
 
     options = args.scorer, standin, args.reference is not None, args.second_scorer
-    _, problems = extractor_for(*options)
+    _, problems = extractor_for(*options, "cpu")  # a GPU's memory is for the images now
     if "fid" in problems:
         raise ValueError(f"--reference is given, and FID cannot be had: {problems['fid']}")
 
@@ -241,7 +242,7 @@ def _check_scoring(args: argparse.Namespace, standin: bool) -> None:
 def _score(args: argparse.Namespace) -> None:
     from eval.score import score
 
-    options = args.scorer, args.reference, args.bootstrap, args.second_scorer
+    options = args.scorer, args.reference, args.bootstrap, args.second_scorer, args.device
     if not args.json:
         score(args.folder, *options)
         return

@@ -130,7 +130,7 @@ def curve(
             load=lambda *_, **__: network,  # plans carry their own NFE
         )
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours sums them up
-            score(out, scorer, reference, bootstrap, second_scorer)
+            score(out, scorer, reference, bootstrap, second_scorer, device)
         print(f"NFE {nfe}: {len(keys)} arms drawn and scored", file=sys.stderr)
     return _collect(folder, config, settings, nfes, skipped)
 

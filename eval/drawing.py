@@ -79,7 +79,7 @@ class Drawing:
         return due
 
     def _draw(self, job: Job, drawer: Drawer, portions: Portions, writer: Writer) -> None:
-        cuda = torch.cuda.is_available()
+        cuda = torch.cuda.is_initialized()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()

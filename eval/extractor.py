@@ -74,7 +74,11 @@ def at_length_root_d(embeddings: np.ndarray) -> np.ndarray:
 
 
 def extractor_for(
-    scorer: str | None, standin: bool, fid: bool, second: str | None = None
+    scorer: str | None,
+    standin: bool,
+    fid: bool,
+    second: str | None = None,
+    device: str | None = None,
 ) -> tuple[Extractor, dict[str, str]]:
     """Load the networks that a run needs; what cannot be had is named in the second value.
 
@@ -82,10 +86,11 @@ def extractor_for(
     fid     whether FID features are wanted: InceptionV3 for real models, the scorer for stand-ins
     second  another scorer; None takes LAION's ViT-B/16 for real models. Stand-ins have none by
             default: their second opinion is the exact checker's
+    device  where they run; default: cuda, else cpu
     """
     problems: dict[str, str] = {}
     spec = scorer or (f"local-dir:{STANDINS / 'clip'}" if standin else SCORER)
-    extractor = Extractor(OpenClip(spec), fid_from_scorer=standin)
+    extractor = Extractor(OpenClip(spec, device), fid_from_scorer=standin)
     if standin:
         try:
             extractor.checker = ExactChecker()
@@ -93,12 +98,12 @@ def extractor_for(
             problems["checker"] = str(error)
     elif fid:
         try:
-            extractor.inception = Inception()
+            extractor.inception = Inception(device)
         except ValueError as error:
             problems["fid"] = str(error)
     if second or not standin:
         try:
-            extractor.second = OpenClip(second or SECOND)
+            extractor.second = OpenClip(second or SECOND, device)
         except ValueError as error:
             problems["second scorer"] = str(error)
     return extractor, problems

@@ -17,6 +17,7 @@ from eval.arms import Arm, parse_arms
 from eval.drawers import approximate
 from eval.image_text import chunks, version
 from eval.images import to_uint8, write_png
+from eval.memory import is_out_of_memory
 from eval.progress import Progress
 from eval.targets import contact_sheet, targets
 
@@ -239,7 +240,9 @@ def _draw(jobs: list, batch: int, method: _Method) -> Iterator[tuple[list, np.nd
         rows = jobs[start : start + batch]
         try:
             latents, images = method.draw([p for _, p, _ in rows], [s for _, _, s in rows])
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"{len(rows)} images at once do not fit into memory; give a smaller --batch"
             ) from None

@@ -65,14 +65,21 @@ class Portions:
         )
 
 
+# In the words of CUDA, its driver, cuBLAS, cuDNN (which tells a workspace that does not fit as an
+# engine that cannot be found), MPS and the CPU: not all of them come as torch.OutOfMemoryError.
+SHORT_OF_MEMORY = (
+    *("out of memory", "alloc_failed", "unable to find an engine"),
+    *("cudnn_status_not_supported", "can't allocate memory"),
+)
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Tell whether an error, or what caused it, is a lack of memory on CUDA, MPS or the CPU."""
-    from accelerate.utils.memory import should_reduce_batch_size  # slow to import, rarely needed
-
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(error, Exception) and should_reduce_batch_size(error):
+        text = str(error).lower() if isinstance(error, RuntimeError) else ""
+        if any(words in text for words in SHORT_OF_MEMORY):
             return True
         error = error.__cause__
     return False

@@ -57,6 +57,7 @@ def score(
     reference: str | None = None,
     bootstrap: int = BOOTSTRAP,
     second_scorer: str | None = None,
+    device: str | None = None,
 ) -> dict:
     """Score all arms of a run folder, write results.json, results.csv and per_prompt.csv, print.
 
@@ -65,6 +66,7 @@ def score(
                    other captions' scenes; "standin-domain": of scenes as they come
     bootstrap      resamples of the prompts, at least 1
     second_scorer  as `scorer`; default: none for stand-ins
+    device         where the scorers run; default: cuda, else cpu
     Raises ValueError, in one line, when the folder, scorer or reference cannot be used.
     """
     folder = Path(folder)
@@ -72,7 +74,8 @@ def score(
     prompts = config["prompts"]
     weights = resample_weights(len(prompts), bootstrap)
     wants_fid = config["standin"] or reference is not None
-    extractor, problems = extractor_for(scorer, config["standin"], wants_fid, second_scorer)
+    networks = scorer, config["standin"], wants_fid, second_scorer, device
+    extractor, problems = extractor_for(*networks)
     ref = None
     if not wants_fid:
         problems["fid"] = "no reference given; pass --reference with a folder or an .npz"

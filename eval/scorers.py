@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
@@ -44,8 +45,18 @@ def hash_files(paths: list[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device(name: str | None) -> torch.device:
+    if name is None or name == "mps":  # which has no float64
+        name = "cuda" if name is None and torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _in_float32() -> AbstractContextManager:
+    """Return a context in which convolutions on CUDA are no TF32, so that features are the CPU's.
+
+    References and caches do not know on which device they were made.
+    """
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def check_scorer(spec: str) -> tuple[str, str]:
@@ -85,7 +96,7 @@ class OpenClip:
     without the QuickGELU that they were trained with (open_clip only warns, scores are then off).
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, device: str | None = None) -> None:
         import open_clip
 
         model_name, pretrained = check_scorer(spec)
@@ -97,14 +108,14 @@ class OpenClip:
                 model_name, pretrained=pretrained or None
             )
             self._tokenize = open_clip.get_tokenizer(model_name)
+            self._device = _device(device)
+            self._model = model.float().eval().to(self._device)
         except Exception as error:  # hub, disk and format errors of three libraries
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
                 f"scorer {spec!r} could not be loaded ({reason}); {_FETCH}, "
                 "or pass --scorer local-dir:FOLDER"
             ) from error
-        self._device = _device()
-        self._model = model.float().eval().to(self._device)
         if local:
             files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".bin")]
             files = [p for p in files if p.name != "card.json"]
@@ -120,7 +131,8 @@ class OpenClip:
         parts = []
         for start in range(0, len(pixels), BATCH):
             batch = [self._preprocess(Image.fromarray(p)) for p in pixels[start : start + BATCH]]
-            parts.append(self._model.encode_image(torch.stack(batch).to(self._device)).cpu())
+            with _in_float32():
+                parts.append(self._model.encode_image(torch.stack(batch).to(self._device)).cpu())
         return torch.cat(parts).float().numpy()
 
     @torch.inference_mode()
@@ -141,7 +153,7 @@ class Inception:
     name = INCEPTION
     identity = "inception-2015-12-05-6726825d"
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import (
             URL_INCEPTION_V3,
             FeatureExtractorInceptionV3,
@@ -155,13 +167,13 @@ class Inception:
             )
         try:
             net = FeatureExtractorInceptionV3("inception", ["2048"])
+            self._device = _device(device)
+            self._net = net.to(self._device)
         except Exception as error:  # network and disk errors of torch.hub
             raise ValueError(
                 f"InceptionV3 weights could not be loaded ({str(error).splitlines()[0]}); "
                 f"{_FETCH}, or put {file.name} into {file.parent}"
             ) from error
-        self._device = _device()
-        self._net = net.to(self._device)
 
     @torch.inference_mode()
     def images(self, pixels: np.ndarray) -> np.ndarray:
@@ -169,7 +181,8 @@ class Inception:
         parts = []
         for start in range(0, len(pixels), BATCH):
             batch = torch.from_numpy(pixels[start : start + BATCH]).permute(0, 3, 1, 2)
-            parts.append(self._net(batch.contiguous().to(self._device))[0].cpu())
+            with _in_float32():
+                parts.append(self._net(batch.contiguous().to(self._device))[0].cpu())
         return torch.cat(parts).numpy()
 
 

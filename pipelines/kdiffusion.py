@@ -27,6 +27,7 @@ def get_sigmas_karras(
     n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, device: str = "cpu"
 ) -> torch.Tensor:
     """Return CFGpp's Karras grid, n levels and a 0: as there, the last one is short of σ_min."""
+    sigma_min, sigma_max = float(sigma_min), float(sigma_max)  # CFGpp passes tensors
     ramp = torch.linspace(0, 1, n + 1, dtype=torch.float64)[:-1]
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return append_zero((high + ramp * (low - high)) ** rho).float().to(device)

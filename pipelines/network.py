@@ -36,16 +36,13 @@ class UNetCalls:
 
         On CUDA with CUDA graphs. The first call at a shape takes seconds to minutes; a second shape
         makes torch compile once more, for all. Asked for again, it keeps what is compiled.
-        Raises ValueError for a CPU without a compiler.
+        Raises ValueError where the compiler that torch needs is not here.
         """
         if self._compiled:
             return
-        compiler = os.environ.get("CXX", "g++")
-        if self.device.type == "cpu" and shutil.which(compiler) is None:
-            raise ValueError(
-                f"compiling for a CPU needs the C++ compiler {compiler!r}, which is not here; "
-                "install one, set CXX, or run without compiling"
-            )
+        _require_compiler(self.device.type)
+        # `coupled_edit` puts hooks into the network and takes them out: compiled code must see that
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
         self._graphs = self.device.type == "cuda"
         self.unet.compile(mode="reduce-overhead" if self._graphs else None)
         self._compiled = True
@@ -87,6 +84,20 @@ class UNetCalls:
         # a graph overwrites its output at the next call, and callers may write into theirs
         parts = out.clone().chunk(len(rows))
         return parts[0], parts[-1]
+
+
+def _require_compiler(device: str) -> None:
+    """Raise ValueError unless torch.compile finds its compiler: Triton needs one on CUDA, too."""
+    variable, usual = {"cpu": ("CXX", ("g++",)), "cuda": ("CC", ("gcc", "clang"))}.get(
+        device, ("CXX", ())
+    )
+    asked = os.environ.get(variable)
+    compilers = (asked,) if asked else usual
+    if compilers and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            f"compiling for {device} needs the compiler {' or '.join(map(repr, compilers))}, which "
+            f"is not here; install one, set {variable}, or run without compiling"
+        )
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def as_epsilon(
             tables[key] = torch.tensor(log_sigmas, dtype=dtype, device=z.device)
         table = tables[key]
         # take, not table[low]: indexing by a tensor without dimensions reads its value back
+        t = t.to(z.device)
         low = t.long().clamp(0, len(log_sigmas) - 2)
         sigma = torch.lerp(table.take(low), table.take(low + 1), (t - low).to(dtype)).exp()
         alpha = (1 + sigma * sigma).rsqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -51,10 +51,21 @@ def standard_normal(
     The generators are all of one device. Nothing waits for the device that the noise goes to.
     """
     one_per_image(sources, shape[0])
-    device, place = torch.device(device), sources[0].device if sources else torch.device("cpu")
-    # a copy to a GPU waits for the device, except from pinned memory
-    pinned = device.type == "cuda" and place.type == "cpu"
-    noise = torch.empty(tuple(shape), dtype=torch.float32, device=place, pin_memory=pinned)
+    place = sources[0].device if sources else torch.device("cpu")
+    noise, send = outgoing(shape, place, device)
     for row, generator in zip(noise, sources, strict=True):
         row.normal_(generator=generator)
-    return noise.to(device, non_blocking=pinned).to(dtype)
+    return send(noise).to(dtype)
+
+
+def outgoing(
+    shape: Sequence[int], place: torch.device, device: torch.device | str
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return float32 memory at a place, and how to send it to a device without waiting for that.
+
+    A copy to a GPU waits for it, except from pinned memory.
+    """
+    device = torch.device(device)
+    pinned = device.type == "cuda" and place.type == "cpu"
+    memory = torch.empty(tuple(shape), dtype=torch.float32, device=place, pin_memory=pinned)
+    return memory, lambda filled: filled.to(device, non_blocking=pinned)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samplers.noise import one_per_image, seed_of
+from samplers.noise import one_per_image, outgoing, seed_of
 
 if TYPE_CHECKING:
     from samplers.plan import Plan
@@ -68,7 +68,7 @@ class BrownianPath:
         # B's variance over cell k is e^{2λ} at its end less that at its begin, λ = −ln σ
         growth = torch.tensor([exp(CELL * (k - last)) for k in range(first, last)], device=place)
         weights = growth / growth.norm()
-        noise = torch.empty(like.shape, dtype=torch.float32, device=place)
+        noise, send = outgoing(like.shape, place, like.device)
         split = min(max(0, -self._at), last - self._at)  # how many cells lie above
         for i, (row, source) in enumerate(zip(noise, self._sources, strict=True)):
             cells = torch.empty((last - self._at, *row.shape), device=place)
@@ -77,4 +77,4 @@ class BrownianPath:
             cells[split:].normal_(generator=source)
             row.copy_(torch.tensordot(weights, cells[first - self._at :], dims=1))
         self._at = last
-        return noise.to(like)
+        return send(noise).to(like.dtype)

@@ -59,5 +59,6 @@ def launch(
             out, numbers, carry, probe, uncond, cond, ring, carry if noise is None else noise,
             i, n, MEMORY=memory, WIDTH=width,
             SEEN=seen is not None, NOISY=noise is not None, BLOCK=BLOCK,
+            enable_fp_fusion=True,  # whatever the default of a version of Triton is
         )  # fmt: skip
     return out

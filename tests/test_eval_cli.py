@@ -164,7 +164,7 @@ def test_what_scoring_lacks_is_said_before_anything_is_drawn(folder, tmp_path, c
     words = ["run", "--model", str(folder / "tiny"), "--out", str(tmp_path / "run")]
     asked = []
 
-    def lacking(scorer, standin, fid, second=None):
+    def lacking(scorer, standin, fid, second=None, device=None):
         asked.append((scorer, standin, fid))
         return None, {"fid": "InceptionV3 weights missing"} if fid else {"second scorer": "missing"}
 

@@ -121,11 +121,14 @@ def test_sdxl(name, pretend):
     assert copies.down == 1
 
 
-@pytest.mark.parametrize("name", ["exp2m_cfg++", "dpm++_2m_cfg++"])
-def test_more_steps_make_no_more_copies(name, pretend):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("exp2m_cfg++", {}), ("exp2m_cfg++", {"noise": "path"}), ("dpm++_2m_cfg++", {})],
+)
+def test_more_steps_make_no_more_copies(name, options, pretend):
     """Noise comes out of pinned memory, coefficients and timesteps are there already."""
     solver = loaded(latent_sdxl, "ddim", "sdxl")
-    plans = [compile_plan(name, solver.schedule, nfe) for nfe in (3, 3, 9)]
+    plans = [compile_plan(name, solver.schedule, nfe, **options) for nfe in (3, 3, 9)]
     counts = []
     with pretend(solver) as copies:
         for plan in plans:  # the first time, texts are embedded

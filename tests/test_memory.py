@@ -18,6 +18,10 @@ def folder(tmp_path):
 
 SHORT = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "driver": RuntimeError("CUDA driver error: out of memory"),
+    "late": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported late."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    "cudnn": RuntimeError("GET was unable to find an engine to execute this computation"),
     "mps": RuntimeError("MPS backend out of memory (MPS allocated: 17 GB). Tried to allocate 2 GB"),
     "cpu": RuntimeError(
         "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"

@@ -90,9 +90,16 @@ def test_the_cache_keeps_order_repeats_and_its_size():
     assert asked == [[3], [1], [2], [3]]  # alone, so that no embedding depends on its company
 
 
-def test_compiling_needs_a_compiler(model, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match="compiler 'no-such-compiler', which is not here"):
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_compiling_needs_a_compiler(model, monkeypatch, device, variable):
+    monkeypatch.setattr(model, "device", torch.device(device))
+    monkeypatch.setenv(variable, "no-such-compiler")
+    said = f"compiling for {device} needs the compiler 'no-such-compiler', which is not here"
+    with pytest.raises(ValueError, match=said):
+        model.compile_unet()
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"compiler 'g.*install one, set C"):
         model.compile_unet()
 
 

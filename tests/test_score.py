@@ -211,7 +211,7 @@ def test_a_second_scorer_is_compared_too(run, monkeypatch):
 
 
 def test_a_missing_second_scorer_is_a_note(monkeypatch):
-    def load(spec):
+    def load(spec, device):
         if "laion" in spec:
             raise ValueError("not on this machine")
         return MeanColours()

@@ -42,7 +42,8 @@ def teach(sd: Sampler, rows: list[Row]) -> Pairs:
     plan = compile_plan("dpm2m", sd.schedule, nfe=FINE, omega=rows[0].omega, grid="uniform")
     ends = uniform(sd.schedule, FINE)[1:]  # as `snapped` knows them: a plan's own are rounded
     steps = zip(ends, _run(sd, plan, rows), strict=True)
-    return Pairs(rows, {end: step.latent / alpha_of(end) for end, step in steps})
+    # on the CPU: all levels of all rows are more than a GPU holds
+    return Pairs(rows, {end: (step.latent / alpha_of(end)).cpu() for end, step in steps})
 
 
 def snapped(sd: Sampler, levels: Iterable[float]) -> list[float]:
@@ -74,7 +75,7 @@ def fit(sd: Sampler, sampler: str, levels: list[float], pairs: list[Pairs]) -> P
         for history, step, part in zip(histories, steps, pairs, strict=True):
             history.insert(0, step.denoised)
             del history[MEMORY:]
-            residuals.append(part.states[ends[i]] - step.latent / alpha)
+            residuals.append(part.states[ends[i]].to(step.latent.device) - step.latent / alpha)
             features.append([past - history[0] for past in history[1:]])
         past = _solve(features, residuals, _exact(levels, i))
         for step, moves in zip(steps, features, strict=True):
@@ -92,7 +93,7 @@ def error(sd: Sampler, preset: Preset, pairs: list[Pairs]) -> float:
         omega, nfe = part.rows[0].omega, len(preset.steps)
         plan = compile_plan(preset.sampler, sd.schedule, nfe=nfe, omega=omega, preset=preset)
         *_, last = _run(sd, plan, part.rows)
-        gap = (last.latent - part.states[0.0]).double()
+        gap = (last.latent.cpu() - part.states[0.0]).double()
         total, size = total + float(gap.square().sum()), size + gap.numel()
     return sqrt(total / size)
 
