@@ -21,7 +21,7 @@ from eval.curve_checks import model_of, same_judge, same_model, same_settings, s
 from eval.drawers import drawer
 from eval.folder import read_json, write_json
 from eval.images import write_atomic
-from eval.judge import RENDERED, differing, judge_for, judge_of, rendered_kind
+from eval.judge import differing, judge_for, judge_of, rendered_kind, spelled
 from eval.pick import load_scored
 from eval.run import Request, run
 from eval.score import BOOTSTRAP, read_config, score, stamp
@@ -184,16 +184,11 @@ def read_curve(folder: Path) -> dict | None:
 
 
 def shell_command(found: dict, folder: str) -> str:
-    """Return the command that draws a curve again; local files as `eval.report.command` does."""
-    from eval.report import ELSEWHERE  # here: the report builds on curves
-
+    """Return the command that draws a curve again."""
     words = ["python", "-m", "eval", "curve", folder, "--nfes", ",".join(map(str, found["nfes"]))]
     words += ["--omega", f"{found['omega']:g}", "--arms", ",".join(found["arms"])]
     words += ["--seeds", ",".join(map(str, found["seeds"]))]
-    for name, value in found.get("options", {}).items():
-        known = "/" in value or value in RENDERED.values()
-        words += [f"--{name}", value if known else ELSEWHERE + value]
-    return shlex.join(words)
+    return shlex.join([*words, *spelled(found.get("options", {}))])
 
 
 def _labels(

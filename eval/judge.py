@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from eval import reference as references
 from eval.extractor import extractor_for
 
+ELSEWHERE = "PATH/TO/"  # in a printed command, before a name whose place a run does not keep
 # What the labels of rendered references end in.
 RENDERED = {
     "clean renders of other captions' scenes": references.CAPTIONS,
@@ -58,3 +59,15 @@ def rendered_kind(results: Mapping) -> str | None:
     """
     label = results["fid"]["reference"] or ""
     return next((kind for end, kind in RENDERED.items() if label.endswith(end)), None)
+
+
+def spelled(options: Mapping[str, str]) -> list[str]:
+    """Return scoring options as results keep them as words of a command.
+
+    Names of hubs have a slash; of local files and folders only the name is kept.
+    """
+    words = []
+    for name, value in options.items():
+        known = "/" in value or value in RENDERED.values()
+        words += [f"--{name}", value if known else ELSEWHERE + value]
+    return words

@@ -16,9 +16,9 @@ from eval.curve import read_curve
 from eval.curve import shell_command as curve_command
 from eval.folder import read_json
 from eval.images import write_atomic
+from eval.judge import ELSEWHERE, spelled
 from eval.models import MODELS
 from eval.pick import best_baseline, by_arm, load_scored, nearest, usual_omega
-from eval.reference import CAPTIONS, DOMAIN
 from eval.report_plots import legend, plots
 from eval.score import BOOTSTRAP, read_config
 from eval.tables import (
@@ -39,7 +39,6 @@ from eval.tables import (
 )
 
 TEMPLATES = Path(__file__).resolve().parent
-ELSEWHERE = "PATH/TO/"
 PROMPTS = TEMPLATES.parent / "prompts"
 WORDS = ("better", "worse", "mixed", "not distinguishable", "out of range", "no FID", "invalid")
 
@@ -245,9 +244,7 @@ def command(config: dict, out: str, results: Mapping = MappingProxyType({})) -> 
         words += ["--grid", config["grid"]]
     if config.get("compiled"):
         words.append("--compile")
-    for name, value in results.get("options", {}).items():  # a hub's names have a slash
-        found = "/" in value or value in (CAPTIONS, DOMAIN)
-        words += [f"--{name}", value if found else ELSEWHERE + value]
+    words += spelled(results.get("options", {}))
     if results.get("bootstrap", BOOTSTRAP) != BOOTSTRAP:
         words += ["--bootstrap", str(results["bootstrap"])]
     return shlex.join([*words, "--out", f"runs/{out}"])
