@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from eval.claim import MEASURES, arms_of, leaning
+from eval.claim import MEASURES, arms_of, heads, leaning
 from eval.figures import COLOURS, FONT, INK, settings
 
 BETTER, WORSE, NEITHER = COLOURS[0], COLOURS[-1], "#8A8A8A"  # vermilion is the focus arm's alone
@@ -38,8 +38,8 @@ def figure(runs: Mapping[str, dict]) -> Figure:
                     _logarithmic(ax, LINEAR[at])
                 label += f"  (logarithmic beyond ±{LINEAR[at]:g})"
             row[len(runs) // 2].set_xlabel(label)
-        for ax, name in zip(axes[0], runs, strict=True):
-            ax.set_title(name, fontsize=FONT)
+        for ax, name in zip(axes[0], heads(runs).values(), strict=True):
+            ax.set_title(name.replace("`", ""), fontsize=FONT)
         axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)  # from the top; all panels share it
         out.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False)
     return out

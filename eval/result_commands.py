@@ -156,7 +156,8 @@ def _claim(args: argparse.Namespace) -> None:
     if args.json:
         names = {"clip": "fid_at_equal_clip", "fid": "clip_at_equal_fid"}
         found = {
-            name: {told: results["front"][at] for at, told in names.items()}
+            name: {"focus": results["focus"]}
+            | {told: results["front"][at] for at, told in names.items()}
             for name, results in runs.items()
         }
         print(json.dumps(found))

@@ -124,6 +124,8 @@ def test_runs_of_different_focus_arms_say_whose_difference_is_shown():
     )
     first, second = overview(runs).splitlines()[2:]
     assert first.startswith("| two, `few` | 7 | 3 |") and second.startswith("| one, `ours` | 7 |")
+    titles = [ax.get_title() for ax in figure(runs).axes if ax.get_title()]
+    assert titles == ["one, ours", "two, few"]
     alike = {"one": runs["one"], "two": run("ours", "b")}
     assert "| against | one: ΔFID" in claim(alike) and "\n| one | 7 | 1 |" in overview(alike)
 
@@ -134,10 +136,8 @@ def test_reading_from_folders_and_refusing_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="second run of m, NFE 20"):
         read([tmp_path, tmp_path / "results.json"])
     assert main(["claim", str(tmp_path), "--json"]) == 0
-    assert (
-        json.loads(capsys.readouterr().out)["m, NFE 20"]["fid_at_equal_clip"]["a"]["verdict"]
-        == "better"
-    )
+    found = json.loads(capsys.readouterr().out)["m, NFE 20"]
+    assert found["focus"] and found["fid_at_equal_clip"]["a"]["verdict"] == "better"
     committed = ROOT / "docs" / "results" / "weak-sd15"
     assert main(["claim", str(committed), "--bests"]) == 0
     table = capsys.readouterr().out.strip()
