@@ -144,7 +144,8 @@ def _run(args: argparse.Namespace) -> None:
     from eval import models
     from eval.run import Request, run
 
-    usual = "scenes100" if models.find(args.model).standin else "coco100"
+    standin = models.find(args.model).standin
+    usual = "scenes100" if standin else "coco100"
     request = Request(
         model=args.model,
         arms=with_approximations(args.arms, args.approximate),
@@ -162,7 +163,7 @@ def _run(args: argparse.Namespace) -> None:
         patience=args.patience,
     )
     if not args.no_score:
-        _check_scoring(args, models.find(args.model).standin)
+        _check_scoring(args, standin)
     outcome = run(request)
     for note in outcome.notes:
         print(note, file=sys.stderr)
@@ -231,12 +232,10 @@ def _check_scoring(args: argparse.Namespace, standin: bool) -> None:
             check_scorer(spec)
     if standin or shard().rank:  # a stand-in's are here; process 0 scores
         return
-    from eval.extractor import extractor_for
+    from eval.judge import networks
 
-    options = args.scorer, standin, args.reference is not None, args.second_scorer
-    _, problems = extractor_for(*options, "cpu")  # a GPU's memory is for the images now
-    if "fid" in problems:
-        raise ValueError(f"--reference is given, and FID cannot be had: {problems['fid']}")
+    # a GPU's memory is for the images now
+    networks(standin, args.scorer, args.reference, args.second_scorer, "cpu")
 
 
 def _score(args: argparse.Namespace) -> None:

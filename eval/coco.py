@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.download import fetch
@@ -78,5 +78,4 @@ def build(
         files = [zipfile.Path(pictures, name) for name in names]
         name = f"COCO {split}"
         found = from_files(files, name, archive.sha256, extractor, (size, size), cache)
-    found = replace(found, size=(size, size))
     return save(found, extractor, out or cache / f"coco-{split}-{size}.npz")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from eval import reference as references
-from eval.extractor import extractor_for
+from eval.extractor import Extractor, extractor_for
 
 ELSEWHERE = "PATH/TO/"  # in a printed command, before a name whose place a run does not keep
 # What the labels of rendered references end in.
@@ -24,6 +24,21 @@ def judge_of(results: Mapping) -> dict[str, str | None]:
     return told | {"reference": results["fid"]["reference"]}
 
 
+def networks(
+    standin: bool,
+    scorer: str | None,
+    reference: str | None,
+    second_scorer: str | None,
+    device: str | None = None,
+) -> tuple[Extractor, dict[str, str]]:
+    """Load what scoring with these options needs; ValueError where FID was asked for in vain."""
+    wants_fid = standin or reference is not None
+    extractor, problems = extractor_for(scorer, standin, wants_fid, second_scorer, device)
+    if reference is not None and "fid" in problems:
+        raise ValueError(f"--reference is given, and FID cannot be had: {problems['fid']}")
+    return extractor, problems
+
+
 def judge_for(
     config: dict, scorer: str | None, reference: str | None, second_scorer: str | None
 ) -> dict[str, str | None]:
@@ -33,12 +48,9 @@ def judge_for(
     drawing for what scoring could not use.
     """
     standin = config["standin"]
-    wants_fid = standin or reference is not None
-    extractor, problems = extractor_for(scorer, standin, wants_fid, second_scorer)
-    if reference is not None and "fid" in problems:
-        raise ValueError(f"--reference is given, and FID cannot be had: {problems['fid']}")
+    extractor, problems = networks(standin, scorer, reference, second_scorer)
     found = None
-    if wants_fid and "fid" not in problems:
+    if (standin or reference is not None) and "fid" not in problems:
         found = references.load(reference, extractor, tuple(config["size"]), standin)
     return {
         "scorer": extractor.scorer.name,

@@ -68,8 +68,11 @@ class Portions:
 # In the words of CUDA, its driver, cuBLAS, cuDNN (which tells a workspace that does not fit as an
 # engine that cannot be found), MPS and the CPU: not all of them come as torch.OutOfMemoryError.
 SHORT_OF_MEMORY = (
-    *("out of memory", "alloc_failed", "unable to find an engine"),
-    *("cudnn_status_not_supported", "can't allocate memory"),
+    "out of memory",
+    "alloc_failed",
+    "unable to find an engine",
+    "cudnn_status_not_supported",
+    "can't allocate memory",
 )
 
 

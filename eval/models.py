@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from eval.folder import read_json
-from pipelines.places import MODELS, ROOT, single_file_remedy
+from pipelines.places import MODELS, ROOT, SINGLE_FILE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt")
@@ -82,7 +82,7 @@ def find(name: str) -> Source:
         standin = bool(read_json(folder / "card.json").get("standin", name.startswith("standin-")))
         return Source(label, str(folder), standin)
     if folder.is_file():
-        raise ValueError(f"model {name!r} is a file; {single_file_remedy()}")
+        raise ValueError(f"model {name!r} is a file; {SINGLE_FILE}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or name.startswith((".", "/", "~")):
         near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
         raise ValueError(

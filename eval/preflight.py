@@ -21,7 +21,7 @@ from eval import hub
 from eval.models import MODELS
 from eval.pipeline_files import lacking
 from eval.prefetch import missing_of_pipeline
-from pipelines.places import places, single_file_remedy
+from pipelines.places import SINGLE_FILE, places
 
 EXIT_MISSING = 3
 
@@ -71,7 +71,7 @@ def check_weights(model: str) -> Finding:
         remedy = f"lacks {', '.join(absent)} or a part of it; copy the folder again"
         return Finding(name, False, f"{model} {remedy}")
     if folder.is_file():
-        return Finding(name, False, f"{model} is a file; {single_file_remedy()}")
+        return Finding(name, False, f"{model} is a file; {SINGLE_FILE}")
     if folder.is_dir():
         remedy = "has no model_index.json; MODEL= takes a folder saved by diffusers"
         return Finding(name, False, f"{model} {remedy}")

@@ -7,7 +7,6 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +120,7 @@ def from_files(
     ).hexdigest()
     path = cache / f"reference-{stamp[:16]}.npz"
     if cached := load_npz(path, stamp):
-        return reference_of(cached, str(cached["label"]))
+        return reference_of(cached, str(cached["label"]), size)
     parts, bad = [], []
     with Progress(len(files), "reading the reference") as progress:
         for start in range(0, len(files), BATCH):
@@ -143,7 +142,7 @@ def from_files(
     label += f", centre-cropped and resized to {size[0]}×{size[1]} by PIL bicubic with antialiasing"
     arrays = joined(parts, extractor)
     _keep(path, stamp=np.array(stamp), label=np.array(label), **arrays)
-    return reference_of(arrays, label)
+    return reference_of(arrays, label, size)
 
 
 def _keep(path: Path, **arrays: np.ndarray) -> None:
@@ -181,9 +180,8 @@ def from_npz(path: Path, scorer: str | None = None) -> Reference:
         if scorer is None or str(arrays.get("scorer")) != scorer:
             arrays.pop("embedding", None)
         label = f"{len(arrays['features'])} features of {path.name}"
-        found = reference_of(arrays, str(arrays.get("label", label)))
-        known = np.ravel(arrays.get("size", ()))
-        return replace(found, size=tuple(map(int, known))) if len(known) == 2 else found
+        size = tuple(map(int, arrays["size"])) if "size" in arrays else None
+        return reference_of(arrays, str(arrays.get("label", label)), size)
     if "mu" in arrays and "sigma" in arrays:
         mu, sigma = (np.asarray(arrays[k], np.float64) for k in ("mu", "sigma"))
         if sigma.shape != (mu.size, mu.size):
@@ -249,9 +247,7 @@ def build(
     if standin:
         found = rendered(extractor, cache=CACHE)
     elif images.is_dir():
-        found = replace(
-            from_folder(images, extractor, (size, size), cache=CACHE), size=(size, size)
-        )
+        found = from_folder(images, extractor, (size, size), cache=CACHE)
     else:
         raise ValueError(f"reference folder {images}: not a folder; give one with images in it")
     return save(found, extractor, out or CACHE / f"{images.name if images else 'standin'}.npz")

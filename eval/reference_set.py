@@ -62,13 +62,16 @@ class Reference:
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
-def reference_of(arrays: Mapping[str, np.ndarray], label: str) -> Reference:
+def reference_of(
+    arrays: Mapping[str, np.ndarray], label: str, size: tuple[int, int] | None = None
+) -> Reference:
     """Make a reference of `features` and what else of an .npz is there."""
     features, embedding = arrays["features"], arrays.get("embedding")
     own = {name: arrays[name] for name in OWN if name in arrays}
     if embedding is None:
         own.pop("embedding_kernel", None)
-    return Reference(label, Statistics.of(features), features, embedding, arrays.get("looks"), own)
+    looks = arrays.get("looks")
+    return Reference(label, Statistics.of(features), features, embedding, looks, own, size)
 
 
 def joined(parts: list[dict[str, np.ndarray]], extractor: Extractor) -> dict[str, np.ndarray]:

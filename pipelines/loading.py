@@ -22,7 +22,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from pipelines.places import MODELS, places, single_file_remedy
+from pipelines.places import MODELS, SINGLE_FILE, places
 
 KINDS: dict[str, type[DiffusionPipeline]] = {
     "sd": StableDiffusionPipeline,
@@ -193,7 +193,7 @@ def _not_found(reasons: list[str], model_key: str, what: str = "pipeline") -> st
     place = places(model_key)[-1]
     remedy = f"download it once with `hf download {place}`, or give a local folder"
     if Path(place).suffix in (".safetensors", ".ckpt"):
-        remedy = single_file_remedy()
+        remedy = SINGLE_FILE
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
         remedy = f"give {', '.join(MODELS)}, an existing folder or a hub id such as owner/name"
     return f"cannot load a {what} ({'; '.join(dict.fromkeys(reasons))}); {remedy}"

@@ -12,6 +12,7 @@ import torch
 
 from samplers.loop import Pair
 
+COMPILERS = {"cpu": ("CXX", ("g++",)), "cuda": ("CC", ("gcc", "clang"))}  # variable, usual names
 Added = dict[str, torch.Tensor]  # SDXL's pooled embeddings and time ids
 
 
@@ -88,12 +89,11 @@ class UNetCalls:
 
 def _require_compiler(device: str) -> None:
     """Raise ValueError unless torch.compile finds its compiler: Triton needs one on CUDA, too."""
-    variable, usual = {"cpu": ("CXX", ("g++",)), "cuda": ("CC", ("gcc", "clang"))}.get(
-        device, ("CXX", ())
-    )
-    asked = os.environ.get(variable)
-    compilers = (asked,) if asked else usual
-    if compilers and not any(map(shutil.which, compilers)):
+    if device not in COMPILERS:
+        return
+    variable, usual = COMPILERS[device]
+    compilers = (os.environ[variable],) if os.environ.get(variable) else usual
+    if not any(map(shutil.which, compilers)):
         raise ValueError(
             f"compiling for {device} needs the compiler {' or '.join(map(repr, compilers))}, which "
             f"is not here; install one, set {variable}, or run without compiling"

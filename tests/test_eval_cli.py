@@ -168,7 +168,7 @@ def test_what_scoring_lacks_is_said_before_anything_is_drawn(folder, tmp_path, c
         asked.append((scorer, standin, fid))
         return None, {"fid": "InceptionV3 weights missing"} if fid else {"second scorer": "missing"}
 
-    monkeypatch.setattr("eval.extractor.extractor_for", lacking)
+    monkeypatch.setattr("eval.judge.extractor_for", lacking)
     monkeypatch.setattr("eval.run.run", lambda request: pytest.fail("drawn"))
     np.savez(tmp_path / "r.npz", features=np.eye(9))
     assert main([*words, "--reference", str(tmp_path / "r.npz")]) == 2
